@@ -1,0 +1,3 @@
+"""msd: medical image segmentation with diffusion models, from the command line."""
+
+__version__ = "0.1.0"
