@@ -1,0 +1,1 @@
+"""What the rooms hand each other: one noun a file, each with its reading, writing and validation."""
