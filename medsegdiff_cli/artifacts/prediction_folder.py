@@ -1,0 +1,100 @@
+"""Prediction folder: label maps on the native grid, a sidecar JSON a case (written last), and `prediction.json`.
+
+```
+CASE.nii.gz                     label map, the dataset's own values
+CASE.json                       sidecar: digests, settings, flags, volumes; its presence means "done"
+CASE_probabilities.nii.gz ...   optional maps
+prediction.json                 models, settings, label names; volumes.csv: one row a case and class
+```
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medsegdiff_cli import atomic
+from medsegdiff_cli.artifacts.document import StrictModel, read_json, validate
+from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.paths import PREDICTION_JSON
+
+
+class Sidecar(StrictModel):
+    """What is known about one predicted case.
+
+    Attributes:
+        key: sha256 over model, settings and input content; equal keys mean that the prediction can be reused.
+        outputs: file name to sha256.
+        volumes_ml: class to volume in millilitres (None without physical spacing); voxels: class to voxel count.
+        agreement: mean over members of the Dice with the fused prediction, None with one member.
+        flags: sentences on what to look at.
+    """
+
+    schema_version: int = 1
+    case: str
+    key: str
+    input_digests: dict[str, str]
+    outputs: dict[str, str]
+    model_digests: tuple[str, ...]
+    plan_digest: str
+    msd_version: str
+    command: str
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    voxels: dict[str, int] = Field(default_factory=dict)
+    volumes_ml: dict[str, float | None] = Field(default_factory=dict)
+    agreement: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+class PredictionInfo(StrictModel):
+    """Content of `prediction.json`: what `msd evaluate` needs to know about a folder of predictions.
+
+    Attributes:
+        classes: class name to the label values it consists of.
+        notes: sentences to print beside every score, for example about test images seen in pretraining.
+    """
+
+    schema_version: int = 1
+    dataset: str
+    dataset_path: str
+    file_ending: str
+    classes: dict[str, tuple[int, ...]]
+    ignore_value: int | None = None
+    source_label_values: dict[str, int | list[int]] = Field(default_factory=dict)
+    models: tuple[str, ...]
+    model_digests: tuple[str, ...]
+    method: str
+    config: str
+    msd_version: str
+    command: str
+    seed: int
+    train_cases: int
+    validation_labels_used_for_selection: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def read_prediction_info(folder: Path) -> PredictionInfo:
+    """Read `prediction.json`.
+
+    Raises:
+        InputDataError: the folder holds none.
+    """
+    path = folder / PREDICTION_JSON
+    return validate(PredictionInfo, read_json(path), str(path), InputDataError)
+
+
+def write_prediction_info(folder: Path, info: PredictionInfo) -> None:
+    """Write `prediction.json` atomically."""
+    atomic.write_json(folder / PREDICTION_JSON, info.model_dump(mode="json"))
+
+
+def read_sidecar(folder: Path, case: str) -> Sidecar | None:
+    """Return the sidecar of a case, or None when the case is not done."""
+    path = folder / f"{case}.json"
+    return validate(Sidecar, read_json(path), str(path), InputDataError) if path.is_file() else None
+
+
+def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
+    """Write a sidecar atomically, after all its outputs."""
+    atomic.write_json(folder / f"{sidecar.case}.json", sidecar.model_dump(mode="json"))

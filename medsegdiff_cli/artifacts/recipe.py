@@ -1,0 +1,188 @@
+"""Recipe: the settings of a method, as shipped (`plans/*.yaml`) and as resolved for a run.
+
+Precedence, lowest first: field default, recipe preset, scale table, values derived from the plan, `--set key=value`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medsegdiff_cli import atomic
+from medsegdiff_cli.artifacts.document import StrictModel, read_yaml, validate
+from medsegdiff_cli.artifacts.plan import Scale
+from medsegdiff_cli.errors import UsageError, did_you_mean
+
+SECTIONS = ("plan", "method", "training", "augmentation", "prediction")
+
+
+class TrainingSettings(StrictModel):
+    """How a stage is optimised; everything a method need not know.
+
+    Attributes:
+        steps: optimiser steps of the stage.
+        patch_size_voxels, batch_size: None takes the plan's, fitted to the memory and the scale.
+        betas: of Adam and AdamW; momentum: of SGD.
+        schedule: learning rate after the linear warm-up: to 0 along a cosine, nnU-Net's poly (0.9), or constant.
+        gradient_clip: largest global norm, or None.
+        ema_decay: of the weights that predict, or None to predict with the raw ones.
+        precision: autocast type; `auto` takes bfloat16 where the hardware multiplies it natively.
+        foreground_share: share of a batch's patches that are centred on foreground (rounded, the last ones).
+        drop_empty_slices: 2D configurations of volumes train on slices with foreground only.
+        validate_every_steps: None validates about 10 times a training; 0 never.
+        validation_cases: at most so many cases are predicted per validation.
+        selection: which weights predict by default: `last`, or `best` on the validation cases.
+        patience: validations without improvement after which training stops, or None.
+        checkpoint_minutes: time between checkpoints.
+    """
+
+    steps: int = Field(default=50_000, ge=1)
+    patch_size_voxels: tuple[int, ...] | None = None
+    batch_size: int | None = Field(default=None, ge=1)
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.99
+    weight_decay: float = Field(default=1e-2, ge=0)
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup_steps: int = Field(default=100, ge=0)
+    gradient_clip: float | None = 1.0
+    ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    foreground_share: float = Field(default=0.33, ge=0, le=1)
+    drop_empty_slices: bool = False
+    validate_every_steps: int | None = Field(default=None, ge=0)
+    validation_cases: int = Field(default=8, ge=1)
+    selection: Literal["last", "best"] = "last"
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+
+
+class AugmentationSettings(StrictModel):
+    """Random transforms of training patches; the defaults are nnU-Net's list and probabilities.
+
+    Attributes:
+        rotation_degrees: range per axis; None takes nnU-Net's rule (30 in 3D, 180 in 2D, 15 in long 2D patches).
+        translation_voxels: range per axis.
+        order: spline order of image interpolation.
+        mirror: along the plan's mirror axes, each with probability 0.5.
+    """
+
+    p_rotation: float = Field(default=0.2, ge=0, le=1)
+    rotation_degrees: float | None = None
+    p_scaling: float = Field(default=0.2, ge=0, le=1)
+    scaling: tuple[float, float] = (0.7, 1.4)
+    p_translation: float = Field(default=0.0, ge=0, le=1)
+    translation_voxels: float = 0.0
+    order: int = Field(default=1, ge=0, le=3)
+    p_noise: float = Field(default=0.1, ge=0, le=1)
+    noise_variance: tuple[float, float] = (0.0, 0.1)
+    p_blur: float = Field(default=0.2, ge=0, le=1)
+    blur_sigma_voxels: tuple[float, float] = (0.5, 1.0)
+    p_brightness: float = Field(default=0.15, ge=0, le=1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    p_contrast: float = Field(default=0.15, ge=0, le=1)
+    contrast: tuple[float, float] = (0.75, 1.25)
+    p_low_resolution: float = Field(default=0.25, ge=0, le=1)
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    p_gamma: float = Field(default=0.3, ge=0, le=1)
+    p_gamma_inverted: float = Field(default=0.1, ge=0, le=1)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    mirror: bool = True
+
+
+class PredictionSettings(StrictModel):
+    """Defaults of `msd predict` that a recipe may set.
+
+    Attributes:
+        step_size: distance of neighbouring windows as a share of the patch.
+        mirror: average over mirrored windows (the plan's mirror axes).
+    """
+
+    step_size: float = Field(default=0.5, gt=0, le=1)
+    mirror: bool = False
+
+
+class Preset(StrictModel):
+    """One preset of a recipe: overrides, section by section."""
+
+    plan: dict[str, Any] = Field(default_factory=dict)
+    method: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    augmentation: dict[str, Any] = Field(default_factory=dict)
+    prediction: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recipe(StrictModel):
+    """A shipped recipe file.
+
+    Attributes:
+        dataset: for which data it is meant; "" for any.
+        expected: published or measured scores, as sentences with their source.
+    """
+
+    method: str
+    title: str
+    dataset: str = ""
+    citation: str = ""
+    expected: tuple[str, ...] = ()
+    presets: dict[str, Preset]
+
+    def preset(self, name: str) -> Preset:
+        """Return a preset.
+
+        Raises:
+            UsageError: the recipe has none of that name.
+        """
+        if name not in self.presets:
+            raise UsageError(
+                f"recipe of '{self.method}' has no preset '{name}'",
+                where="--preset",
+                fix=did_you_mean(name, self.presets),
+            )
+        return self.presets[name]
+
+
+class ResolvedRecipe(StrictModel):
+    """All settings of a run, complete; written into the run folder before training starts.
+
+    Attributes:
+        method_settings: content of the method's own Settings.
+        patch_size_voxels, batch_size: what training uses (batch over all ranks).
+    """
+
+    schema_version: int = 1
+    method: str
+    preset: str
+    scale: Scale
+    patch_size_voxels: tuple[int, ...]
+    batch_size: int
+    method_settings: dict[str, Any]
+    training: TrainingSettings
+    augmentation: AugmentationSettings
+    prediction: PredictionSettings
+
+    def digest(self) -> str:
+        """Return the sha256 of the content."""
+        return atomic.digest_of_content(self.model_dump(mode="json"))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a shipped recipe.
+
+    Raises:
+        UsageError: wrong or unknown keys.
+    """
+    return validate(Recipe, read_yaml(path), str(path))
+
+
+def read_resolved_recipe(path: Path) -> ResolvedRecipe:
+    """Read a run's `recipe.yaml`."""
+    return validate(ResolvedRecipe, read_yaml(path), str(path))
+
+
+def write_resolved_recipe(path: Path, recipe: ResolvedRecipe) -> None:
+    """Write a run's `recipe.yaml` atomically."""
+    atomic.write_yaml(
+        path, recipe.model_dump(mode="json"), "# Settings of this run; read-only once training started.\n"
+    )

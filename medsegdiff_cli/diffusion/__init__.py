@@ -1,0 +1,1 @@
+"""Toolbox of noise: the random streams that methods draw from."""

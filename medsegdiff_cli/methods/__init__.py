@@ -1,0 +1,1 @@
+"""Segmentation methods: one file per paper idea, one registry line per name."""
