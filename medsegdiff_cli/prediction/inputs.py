@@ -1,0 +1,124 @@
+"""Which images to predict: a file, a folder or a list; what matched and what was skipped is said."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsegdiff_cli.artifacts.dataset_folder import images_by_case
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.imaging.reading import IMAGE_ENDINGS, ending_of
+from medsegdiff_cli.paths import DATASET_JSON
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputCase:
+    """One case to predict; a single path may hold all channels (an RGB photograph, a DICOM folder)."""
+
+    case: str
+    images: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What was found, and the files left out with the reason."""
+
+    cases: tuple[InputCase, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+
+def find_inputs(source: Path, n_channels: int, file_ending: str) -> Inputs:
+    """Find the cases in a file, a folder or a text file of paths.
+
+    A folder with nnU-Net's names (`CASE_0000.nii.gz`, one file a channel) is read so; else every image is a case.
+
+    Args:
+        n_channels: channels the model needs.
+        file_ending: the training dataset's; files with it win when a folder holds several formats.
+
+    Raises:
+        InputDataError: nothing usable was found.
+        UsageError: the path is a dataset folder, or does not exist.
+    """
+    source = Path(source)
+    if (source / DATASET_JSON).is_file() and (source / "imagesTr").is_dir():
+        raise UsageError(
+            f"'{source}' is a dataset folder", where="INPUT", fix=f"name its images: {source / 'imagesTs'} or imagesTr"
+        )
+    if source.is_dir():
+        found = _from_folder(source, n_channels, file_ending)
+    elif source.is_file() and source.suffix == ".txt":
+        listed = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
+        missing = [path for path in listed if not path.exists()]
+        if missing:
+            raise InputDataError(f"{len(missing)} listed files don't exist, first: {missing[0]}", where=str(source))
+        found = _from_files(listed, n_channels)
+    elif source.is_file():
+        found = _from_files([source], n_channels)
+    else:
+        raise UsageError(f"'{source}' does not exist", where="INPUT", fix="give an image, a folder or a .txt list")
+    if not found.cases:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in found.skipped[:5])
+        raise InputDataError(
+            "no image to predict" + (f" ({reasons})" if reasons else ""),
+            where=str(source),
+            fix=f"supported: {' '.join(IMAGE_ENDINGS)}, or a folder with one DICOM series",
+        )
+    return found
+
+
+def _from_folder(folder: Path, n_channels: int, file_ending: str) -> Inputs:
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    images = [path for path in files if path.is_file() and ending_of(path)]
+    others = [(path, "not an image format") for path in files if path.is_file() and not ending_of(path)]
+    if not images:
+        return Inputs(cases=_dicom_cases(folder, files), skipped=tuple(others))
+    if len({ending_of(path) for path in images}) > 1 and any(ending_of(path) == file_ending for path in images):
+        others += [(path, f"ends not in {file_ending}") for path in images if ending_of(path) != file_ending]
+        images = [path for path in images if ending_of(path) == file_ending]
+    found = _from_files(images, n_channels)
+    return Inputs(cases=found.cases, skipped=(*found.skipped, *others))
+
+
+def _from_files(files: Sequence[Path], n_channels: int) -> Inputs:
+    by_channel: dict[str, list[Path]] = {}
+    for path in files:
+        stem = path.name if path.is_dir() else path.name[: -len(ending_of(path))] if ending_of(path) else path.name
+        match = _CHANNEL.fullmatch(stem)
+        by_channel.setdefault(match["case"] if match else stem, []).append(path)
+    cases, skipped = [], []
+    for case, paths in sorted(by_channel.items()):
+        if len(paths) not in (1, n_channels):
+            skipped += [(path, f"case '{case}' has {len(paths)} of {n_channels} channels") for path in paths]
+            continue
+        cases.append(InputCase(case=case, images=tuple(sorted(paths))))
+    return Inputs(cases=tuple(cases), skipped=tuple(skipped))
+
+
+def _dicom_cases(folder: Path, children: Sequence[Path]) -> tuple[InputCase, ...]:
+    """Treat a folder without known images as DICOM: each sub-folder is a case, else the folder itself."""
+    folders = [child for child in children if child.is_dir()]
+    if folders:
+        return tuple(InputCase(case=child.name, images=(child,)) for child in folders)
+    return (InputCase(case=folder.name, images=(folder,)),) if any(child.is_file() for child in children) else ()
+
+
+def dataset_cases(folder: Path, file_ending: str, wanted: Sequence[str]) -> tuple[InputCase, ...]:
+    """Return the named cases of an images folder of a dataset."""
+    found = images_by_case(folder, file_ending)
+    return tuple(InputCase(case=case, images=found[case]) for case in wanted)
+
+
+def shard(cases: Sequence[InputCase], num_shards: int, shard_id: int) -> tuple[InputCase, ...]:
+    """Return every `num_shards`-th case of the sorted list, beginning with `shard_id`.
+
+    Raises:
+        UsageError: the numbers don't fit each other.
+    """
+    if num_shards < 1 or not 0 <= shard_id < num_shards:
+        raise UsageError(
+            f"--shard-id {shard_id} of --num-shards {num_shards}", fix="count shards from 0 to num-shards - 1"
+        )
+    return tuple(sorted(cases, key=lambda case: case.case)[shard_id::num_shards])
