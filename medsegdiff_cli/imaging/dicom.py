@@ -88,7 +88,7 @@ def _sorted_by_position(series: DicomSeries, folder: Path) -> list[Path]:
         if np.abs(orientation - first[1]).max() > 1e-3:
             raise damaged("slices of different orientation in one series", file)
     order = sorted((float(position @ normal), str(file)) for (position, _), file in placed)
-    gaps = np.diff([place for place, _ in order])
+    gaps: np.ndarray = np.diff(np.array([place for place, _ in order]))
     usual = float(np.median(gaps))
     if gaps.min() <= 1e-4 * max(usual, 1e-6):
         index = int(gaps.argmin())

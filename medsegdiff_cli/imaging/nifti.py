@@ -85,7 +85,7 @@ def _voxels(content: bytes | bytearray, header: NiftiHeader) -> np.ndarray:
     if header.slope == 1.0 and header.intercept == 0.0:
         native = header.dtype.newbyteorder("=")
         return stored.astype(native, copy=header.dtype != native or not stored.flags.writeable)
-    values = np.empty(shape, dtype=np.float64 if header.dtype.itemsize == 8 else np.float32)
+    values: np.ndarray = np.empty(shape, dtype=np.float64 if header.dtype.itemsize == 8 else np.float32)
     for channel in range(shape[0]):
         for position in range(shape[1]):
             values[channel, position] = stored[channel, position].astype(np.float64) * header.slope + header.intercept

@@ -208,7 +208,8 @@ def _qform(fields: Any, shape_xyz: tuple[int, ...], path: Path) -> np.ndarray | 
     if not np.isfinite(squared) or squared > 1.01:
         raise damaged(f"the qform's quaternion ({b}, {c}, {d}) is no rotation", path)
     if 1.0 - squared < 1e-7:
-        b, c, d, a = *(np.array([b, c, d]) / np.sqrt(squared)), 0.0
+        a, length = 0.0, float(np.sqrt(squared))
+        b, c, d = b / length, c / length, d / length
     else:
         a = float(np.sqrt(1.0 - squared))
     rotation = np.array(

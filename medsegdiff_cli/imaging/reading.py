@@ -7,10 +7,11 @@ import numpy as np
 
 from medsegdiff_cli.errors import InputDataError, ResourceError
 from medsegdiff_cli.imaging.dicom import read_dicom_geometry, read_dicom_series
-from medsegdiff_cli.imaging.file_checks import StoredFacts, check_file
+from medsegdiff_cli.imaging.file_checks import check_file
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.itk import read_itk, read_itk_geometry
 from medsegdiff_cli.imaging.nifti import read_nifti, read_nifti_geometry
+from medsegdiff_cli.imaging.photo_checks import StoredFacts
 
 IMAGE_ENDINGS: tuple[str, ...] = (
     ".nii.gz",

@@ -70,7 +70,8 @@ def write_label(
     if not (smallest >= 0 and largest <= np.iinfo(np.uint16).max):
         what = f"label values from {smallest} to {largest} do not fit 0 to 65535"
         raise InputDataError(what, where=str(path), fix="renumber the classes")
-    stored = label.astype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16, copy=False)
+    smallest_dtype = np.dtype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
+    stored: np.ndarray = label.astype(smallest_dtype, copy=False)
     if label.dtype.kind == "f" and not np.array_equal(stored, label):
         raise InputDataError("label values are no integers", where=str(path), fix="round them first")
     write_image(path, Image(array=stored, geometry=geometry), compression_level=compression_level)
