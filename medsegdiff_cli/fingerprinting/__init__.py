@@ -1,0 +1,1 @@
+"""Fingerprinting: measure a dataset's images once per file content."""

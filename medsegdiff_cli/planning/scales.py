@@ -1,0 +1,90 @@
+"""Scales: fixed tables of width and length, so that the same command does the same work on every machine.
+
+`tiny` aims at 2 minutes for a whole training on two CPU cores, `small` at 20; `full` is the recipe's own network and
+length, with patch and batch fitted to the memory. Nothing here is timed at run time.
+"""
+
+from dataclasses import dataclass
+
+from medsegdiff_cli.artifacts.plan import Scale
+
+HUGE = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleTable:
+    """Width and length of one scale; None leaves the recipe's own value.
+
+    Attributes:
+        model_channels: features of the first level.
+        channel_mult: features of each level, as multiples of `model_channels`.
+        num_res_blocks: residual blocks a level.
+        attention_levels: levels with self-attention.
+        steps: optimiser steps of a stage.
+        max_patch_voxels, max_batch_voxels, max_batch: upper limits; a batch has 2 patches at least.
+    """
+
+    model_channels: int | None = None
+    channel_mult: tuple[int, ...] | None = None
+    num_res_blocks: int | None = None
+    attention_levels: tuple[int, ...] | None = None
+    steps: int | None = None
+    max_patch_voxels: int = HUGE
+    max_batch_voxels: int = HUGE
+    max_batch: int = HUGE
+
+    def network_settings(self) -> dict[str, object]:
+        """Return the network's settings that the scale fixes."""
+        names = ("model_channels", "channel_mult", "num_res_blocks", "attention_levels")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+SCALES: dict[tuple[Scale, int], ScaleTable] = {
+    ("tiny", 2): ScaleTable(
+        model_channels=16,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_levels=(),
+        steps=300,
+        max_patch_voxels=256**2,
+        max_batch_voxels=2 * 256**2,
+        max_batch=16,
+    ),
+    ("tiny", 3): ScaleTable(
+        model_channels=8,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_levels=(),
+        steps=300,
+        max_patch_voxels=48**3,
+        max_batch_voxels=2 * 48**3,
+        max_batch=2,
+    ),
+    ("small", 2): ScaleTable(
+        model_channels=32,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_levels=(),
+        steps=2000,
+        max_patch_voxels=256**2,
+        max_batch_voxels=4 * 256**2,
+        max_batch=32,
+    ),
+    ("small", 3): ScaleTable(
+        model_channels=24,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_levels=(),
+        steps=2000,
+        max_patch_voxels=48**3,
+        max_batch_voxels=2 * 48**3,
+        max_batch=2,
+    ),
+    ("full", 2): ScaleTable(),
+    ("full", 3): ScaleTable(),
+}
+
+
+def scale_table(scale: Scale, n_dims: int) -> ScaleTable:
+    """Return the table of a scale for 2D or 3D networks."""
+    return SCALES[scale, n_dims]
