@@ -25,11 +25,12 @@ class CaseFingerprint(StrictModel):
     """One case, measured.
 
     Attributes:
-        digest: sha256 over the digests of the case's files; the cache key.
+        digest: sha256 over the digests of the case's files and the label scheme; the cache key.
         shape_voxels, spacing_mm: native grid in array order.
         shape_after_crop_voxels: after cropping to the non-zero box.
         orientation: anatomical axis codes in array order, for example "SAR"; "" without physical axes.
         class_voxels: class name to number of voxels (labelled cases).
+        class_boundary_voxels: class name to number of voxels at its boundary; with the former it tells the thickness.
         intensity: one entry a channel, over the whole image.
     """
 
@@ -43,6 +44,7 @@ class CaseFingerprint(StrictModel):
     n_channels: int
     orientation: str = ""
     class_voxels: dict[str, int] = Field(default_factory=dict)
+    class_boundary_voxels: dict[str, int] = Field(default_factory=dict)
     intensity: tuple[IntensityStatistics, ...]
 
 
@@ -51,7 +53,9 @@ class Fingerprint(StrictModel):
 
     Attributes:
         foreground_intensity: per channel, over the labelled voxels of the training cases (empty without labels).
+        mask_intensity: per channel, over the mask (masksTr, else the non-zero voxels) of the training cases.
         whole_intensity: per channel, over all voxels of training and unlabelled cases.
+            Every case weighs the same in all three.
         median_relative_size_after_cropping: median over cases of voxels kept by the non-zero crop.
     """
 
@@ -61,6 +65,7 @@ class Fingerprint(StrictModel):
     class_names: tuple[str, ...]
     cases: tuple[CaseFingerprint, ...]
     foreground_intensity: tuple[IntensityStatistics, ...]
+    mask_intensity: tuple[IntensityStatistics, ...] = ()
     whole_intensity: tuple[IntensityStatistics, ...]
     median_relative_size_after_cropping: float
 

@@ -4,7 +4,7 @@ Shapes, spacings and strides are in the *transposed* axis order (`transpose[0]` 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,10 @@ from medsegdiff_cli.artifacts.label_scheme import LabelScheme, label_scheme_from
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
 Scale = Literal["tiny", "small", "full"]
-NORMALISATIONS = ("zscore", "zscore_dataset", "ct", "rescale_0_1", "rgb_0_1", "quantile", "none")
+Normalisation = Literal[
+    "zscore", "zscore_dataset", "ct", "rescale_0_1", "rescale_minus1_1", "rgb_0_1", "quantile", "none"
+]
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 
 class ChannelPlan(StrictModel):
@@ -26,7 +29,7 @@ class ChannelPlan(StrictModel):
     """
 
     name: str
-    normalisation: Literal["zscore", "zscore_dataset", "ct", "rescale_0_1", "rgb_0_1", "quantile", "none"]
+    normalisation: Normalisation
     use_mask: bool = False
     statistics: dict[str, float] = Field(default_factory=dict)
 

@@ -1,0 +1,212 @@
+"""Measure a whole dataset in parallel, case by case only where files changed."""
+
+import io
+import multiprocessing
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medsegdiff_cli import atomic
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part
+from medsegdiff_cli.artifacts.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, write_fingerprint
+from medsegdiff_cli.artifacts.label_scheme import LabelScheme
+from medsegdiff_cli.errors import InputDataError, ResourceError
+from medsegdiff_cli.fingerprinting.intensities import pooled_statistics
+from medsegdiff_cli.fingerprinting.measure import digest_of_case, measure_case, median_relative_size
+from medsegdiff_cli.paths import FINGERPRINT_JSON
+
+CASES_FOLDER = "fingerprint_cases"
+# imagesTs is never opened: nothing of a test case may reach a plan.
+PARTS: tuple[Part, ...] = ("Tr", "Un")
+_SAMPLES = ("foreground", "mask", "whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a worker needs to measure one case, or to see that it is known already.
+
+    Attributes:
+        record: file that keeps the case's fingerprint and samples.
+    """
+
+    files: CaseFiles
+    part: Part
+    n_channels: int
+    scheme: LabelScheme
+    record: Path
+
+
+def extract_fingerprint(
+    dataset: DatasetFolder,
+    cache: Path,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fingerprint:
+    """Measure the training and unlabelled cases; test images are not read.
+
+    A case is read again only when its files or the labels' meaning changed. The result depends on nothing but the
+    files: neither on the number of workers nor on what was cached.
+
+    Args:
+        cache: folder for `fingerprint.json` and the records of single cases behind it.
+        workers: processes; 0 measures in this one.
+        progress: called with (done, total).
+
+    Raises:
+        InputDataError: the dataset is empty, or some cases cannot be used (all of them are listed).
+        ResourceError: a worker died.
+    """
+    jobs = _jobs(dataset, cache)
+    cases: dict[Path, CaseFingerprint] = {}
+    problems: dict[Path, str] = {}
+    for done, (job, outcome) in enumerate(_run(jobs, workers), start=1):
+        if isinstance(outcome, CaseFingerprint):
+            cases[job.record] = outcome
+        else:
+            problems[job.record] = f"images{job.part}/{job.files.case}: {outcome}"
+        if progress:
+            progress(done, len(jobs))
+    if problems:
+        raise _all_problems([problems[key] for key in sorted(problems)], len(jobs), dataset)
+    ordered = {job.record: cases[job.record] for job in jobs}
+    _check_alike(list(ordered.values()), dataset)
+    fingerprint = _pool(dataset, ordered)
+    write_fingerprint(cache / FINGERPRINT_JSON, fingerprint)
+    for path in (cache / CASES_FOLDER).rglob("*.npz"):
+        if path not in ordered:
+            path.unlink(missing_ok=True)
+    return fingerprint
+
+
+def _jobs(dataset: DatasetFolder, cache: Path) -> list[_Job]:
+    scheme = dataset.label_scheme()
+    jobs = [
+        _Job(
+            files=files,
+            part=part,
+            n_channels=len(dataset.info.channel_names),
+            scheme=scheme,
+            record=cache / CASES_FOLDER / part / f"{files.case}.npz",
+        )
+        for part in PARTS
+        for files in dataset.cases(part)
+    ]
+    if not jobs:
+        raise InputDataError(
+            f"no image named CASE_0000{dataset.info.file_ending} in imagesTr or imagesUn",
+            where=str(dataset.path),
+            fix="check `file_ending` in dataset.json and the file names (`msd check`)",
+        )
+    return jobs
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, CaseFingerprint | InputDataError]]:
+    if workers <= 0 or len(jobs) == 1:
+        for job in jobs:
+            yield job, _measure_or_reuse(job)
+        return
+    # spawn: forked children of a process with threads (torch, ITK) can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        running = {pool.submit(_measure_or_reuse, job): job for job in jobs}
+        for future in as_completed(running):
+            try:
+                yield running[future], future.result()
+            except BrokenProcessPool as error:
+                raise ResourceError(
+                    "a worker process died, most likely for lack of memory",
+                    where=f"near case {running[future].files.case}",
+                    fix="run again with fewer --workers, or --workers 0; finished cases are not lost",
+                ) from error
+
+
+def _measure_or_reuse(job: _Job) -> CaseFingerprint | InputDataError:
+    """Return a case's fingerprint and leave its record on disk; a user's error is returned, not raised."""
+    try:
+        digest = digest_of_case(job.files, job.scheme)
+        known = _read_record(job.record)
+        if known is not None and known.digest == digest:
+            return known
+        measured = measure_case(job.files, job.part, job.n_channels, job.scheme, digest)
+    except OSError as error:
+        return InputDataError(f"cannot be read ({error.strerror})", where=f"case {job.files.case}")
+    except InputDataError as error:
+        return error
+    text = measured.fingerprint.model_dump_json().encode()
+    buffer = io.BytesIO()
+    samples = {kind: getattr(measured, kind) for kind in _SAMPLES}
+    np.savez(buffer, fingerprint=np.frombuffer(text, np.uint8), **samples)
+    atomic.write_bytes(job.record, buffer.getvalue())
+    return measured.fingerprint
+
+
+def _read_record(path: Path) -> CaseFingerprint | None:
+    """Return what was measured before; a record that cannot be read is as good as none."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return CaseFingerprint.model_validate_json(content["fingerprint"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _all_problems(problems: list[str], n_cases: int, dataset: DatasetFolder) -> InputDataError:
+    indented = (problem.replace("\n", "\n    ") for problem in problems)
+    listing = "".join(f"\n  {problem}" for problem in indented)
+    return InputDataError(
+        f"{len(problems)} of {n_cases} cases cannot be used:{listing}",
+        where=str(dataset.path),
+        fix="mend or remove these cases; `msd check` lists every problem of every case",
+    )
+
+
+def _check_alike(cases: list[CaseFingerprint], dataset: DatasetFolder) -> None:
+    """Refuse a mixture of photographs and volumes: no grid would fit both."""
+    example = {len(case.shape_voxels): case.case for case in cases}
+    if len(example) > 1:
+        listed = ", ".join(f"'{case}' has {n} axes" for n, case in sorted(example.items()))
+        raise InputDataError(
+            f"2D and 3D images are mixed: {listed}", where=str(dataset.path), fix="make two datasets of them"
+        )
+
+
+def _pool(dataset: DatasetFolder, cases: Mapping[Path, CaseFingerprint]) -> Fingerprint:
+    channels = sorted(dataset.info.channel_names.items(), key=lambda item: int(item[0]))
+    training = [case for case in cases.values() if case.part == "Tr"]
+    return Fingerprint(
+        dataset=dataset.name,
+        channel_names=tuple(name for _, name in channels),
+        class_names=dataset.label_scheme().class_names,
+        cases=tuple(cases.values()),
+        foreground_intensity=_pooled(list(cases), "foreground"),
+        mask_intensity=_pooled(list(cases), "mask"),
+        whole_intensity=_with_exact_range(_pooled(list(cases), "whole"), list(cases.values())),
+        median_relative_size_after_cropping=median_relative_size(training or list(cases.values())),
+    )
+
+
+def _pooled(records: list[Path], kind: str) -> tuple[IntensityStatistics, ...]:
+    samples = []
+    for path in records:
+        with np.load(path, allow_pickle=False) as content:
+            samples.append(content[kind])
+    return pooled_statistics(samples)
+
+
+def _with_exact_range(
+    pooled: tuple[IntensityStatistics, ...], cases: list[CaseFingerprint]
+) -> tuple[IntensityStatistics, ...]:
+    """Replace the samples' extremes by those of all voxels, since predictions are compared with that range."""
+    exact = []
+    for channel, statistics in enumerate(pooled):
+        low = min(case.intensity[channel].min for case in cases)
+        high = max(case.intensity[channel].max for case in cases)
+        exact.append(statistics.model_copy(update={"min": low, "max": high}))
+    return tuple(exact)
