@@ -3,11 +3,14 @@
 ```
 CASE.npy             image (channel, *grid), float16 or float32
 CASE.label.npy       inner class indices (*grid), uint8 or uint16 (labelled cases)
-CASE.foreground.npy  int32 (n, 1 + axes): class index (region index for regions), then voxel coordinates
+CASE.foreground.npy  int32 (n, 1 + axes): class index (region index for regions), then voxel coordinates; rows are
+                     grouped by class; class -1 samples all annotated voxels (datasets with an ignore label only)
 CASE.json            key (hash of inputs and plan), placement on the native grid, class voxel counts; written last
 ```
 """
 
+import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ import numpy as np
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json
+
+# Pseudo class of the foreground table: every voxel that somebody annotated, background too.
+ANNOTATED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,10 @@ class StoredCase:
         image: memory-mapped (channel, *grid).
         label: memory-mapped (*grid), or None.
         foreground: (n, 1 + axes), or None.
-        properties: JSON content: `key`, `placement`, `grid_spacing_mm`, `class_voxels`, `group`, `domain`, `part`.
+        properties: JSON content: `key`; `part`, `group`, `domain`; `placement`; `grid_spacing_mm`; `class_voxels`
+            (class name to number of voxels on the grid, None without a label); `foreground_slices` (indices along
+            the first axis of a 3D grid); `rounding_error_bound` (of the stored image, in normalised intensity);
+            `inputs` (digest, size and time of change of each file).
     """
 
     case: str
@@ -44,25 +53,42 @@ class PreprocessedStore:
 
     def key_of(self, case: str) -> str | None:
         """Return the key a case was stored under, or None when it is absent or incomplete."""
-        path = self.folder / f"{case}.json"
-        if not path.is_file() or not (self.folder / f"{case}.npy").is_file():
+        if not (self.folder / f"{case}.json").is_file():
             return None
-        return str(read_json(path).get("key"))
+        properties = self.properties(case)
+        endings = ("", ".label", ".foreground") if properties.get("class_voxels") is not None else ("",)
+        is_complete = all((self.folder / f"{case}{ending}.npy").is_file() for ending in endings)
+        return str(properties.get("key")) if is_complete else None
 
     def cases(self) -> list[str]:
         """Return the complete cases, sorted."""
         return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
 
-    def read(self, case: str) -> StoredCase:
-        """Open a case; arrays are memory-mapped, so that a patch costs what it covers."""
-        labelled = (self.folder / f"{case}.label.npy").is_file()
+    def properties(self, case: str) -> dict[str, Any]:
+        """Return the JSON content of a complete case."""
+        return dict(read_json(self.folder / f"{case}.json"))
+
+    def read(self, case: str, *, with_label: bool = True) -> StoredCase:
+        """Open a case; arrays are memory-mapped, so that a patch costs what it covers.
+
+        Args:
+            with_label: False hides the label, as unsupervised stages demand.
+
+        Raises:
+            InputDataError: the case is absent or incomplete.
+        """
+        properties = self.properties(case)
+        labelled = with_label and (self.folder / f"{case}.label.npy").is_file()
         return StoredCase(
             case=case,
-            image=np.load(self.folder / f"{case}.npy", mmap_mode="r", allow_pickle=False),
-            label=np.load(self.folder / f"{case}.label.npy", mmap_mode="r", allow_pickle=False) if labelled else None,
-            foreground=np.load(self.folder / f"{case}.foreground.npy", allow_pickle=False) if labelled else None,
-            properties=read_json(self.folder / f"{case}.json"),
+            image=self._mapped(f"{case}.npy"),
+            label=self._mapped(f"{case}.label.npy") if labelled else None,
+            foreground=self._mapped(f"{case}.foreground.npy") if labelled else None,
+            properties=properties,
         )
+
+    def _mapped(self, name: str) -> np.ndarray:
+        return np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
 
     def write(
         self,
@@ -83,4 +109,20 @@ class PreprocessedStore:
                 continue
             with atomic.staged(path) as temporary, temporary.open("wb") as stream:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+        self.write_properties(case, properties)
+
+    def write_properties(self, case: str, properties: dict[str, Any]) -> None:
+        """Write the JSON content of a case whose arrays are in place."""
         atomic.write_json(self.folder / f"{case}.json", properties)
+
+    def remove(self, case: str) -> None:
+        """Delete a case; it stops being complete before its arrays go."""
+        for ending in (".json", ".npy", ".label.npy", ".foreground.npy"):
+            (self.folder / f"{case}{ending}").unlink(missing_ok=True)
+
+    def remove_leftovers(self, *, unchanged_for_s: float = 600.0) -> None:
+        """Delete the temporary files of killed writers: those that nobody has written to for a while."""
+        for path in self.folder.glob(f".*{atomic.PART_SUFFIX}.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > unchanged_for_s:
+                    path.unlink()

@@ -1,0 +1,1 @@
+"""Batches: deterministic patches of preprocessed cases, augmented, from worker processes."""

@@ -1,0 +1,171 @@
+"""Batches of a stage from a torch DataLoader over explicit sample numbers.
+
+There is no loader state: step k is the same whether training started at 0 or at k, with any number of workers, and the
+ranks' batches together are the global batch of one rank.
+"""
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from medsegdiff_cli.artifacts.batch import Batch
+from medsegdiff_cli.artifacts.label_scheme import LabelScheme
+from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
+from medsegdiff_cli.artifacts.recipe import AugmentationSettings
+from medsegdiff_cli.batching.dataset import PatchDataset, PatchSettings, Sample
+from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
+
+_TIMEOUT_S = 900.0
+_PREFETCHED_BATCHES = 2
+_NAMED_CASES = 10
+
+
+def make_batches(
+    store: PreprocessedStore,
+    cases: Sequence[str],
+    *,
+    scheme: LabelScheme,
+    patch_size: tuple[int, ...],
+    batch_size: int,
+    seed: int,
+    augmentation: AugmentationSettings,
+    mirror_axes: tuple[int, ...] = (),
+    foreground_share: float = 0.0,
+    drop_empty_slices: bool = False,
+    slices_2d: bool = False,
+    start_step: int = 0,
+    steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    supervision: Literal["none", "partial", "full"] = "full",
+    views: int = 1,
+) -> Iterator[Batch]:
+    """Return the batches of the steps `start_step` ... `steps - 1`.
+
+    Args:
+        batch_size: patches of a step over all ranks.
+        mirror_axes: axes of the plan (of the 3D grid where 2D patches are cut from slices).
+        foreground_share, drop_empty_slices: ignored without supervision, which must not look at labels.
+        steps: number of the stage's steps, counted from 0 whatever `start_step` is.
+        workers: processes that make batches ahead; 0 makes them here.
+
+    Raises:
+        UsageError: more ranks than patches in a batch.
+        InputDataError: no case, or a case without the label that full supervision needs.
+        ResourceError: a worker died or hangs; the cases it may have been reading are named.
+    """
+    if not cases:
+        raise InputDataError("there is no case to train on", where=str(store.folder), fix="check split and dataset")
+    if batch_size < world_size:
+        raise UsageError(
+            f"a batch of {batch_size} cannot be shared by {world_size} processes",
+            where="--set training.batch_size",
+            fix=f"use a batch size of at least {world_size}, or fewer processes",
+        )
+    sees_labels = supervision != "none"
+    settings = PatchSettings(
+        patch_size=tuple(patch_size),
+        batch_size=batch_size,
+        seed=seed,
+        augmentation=augmentation,
+        mirror_axes=tuple(axis - 1 for axis in mirror_axes if axis > 0) if slices_2d else tuple(mirror_axes),
+        foreground_share=foreground_share if sees_labels else 0.0,
+        drop_empty_slices=drop_empty_slices and sees_labels,
+        slices_2d=slices_2d,
+        supervision=supervision,
+        views=views,
+    )
+    dataset = PatchDataset(store, cases, scheme, settings)
+    numbers = _SampleNumbers(start_step, steps, batch_size, rank, world_size)
+    return _batches(dataset, numbers, workers)
+
+
+class _SampleNumbers(Sampler[list[int]]):
+    """The sample numbers of one rank, step by step: every `world_size`-th patch of the global batch."""
+
+    def __init__(self, start_step: int, steps: int, batch_size: int, rank: int, world_size: int) -> None:
+        self._steps = range(start_step, steps)
+        self._batch_size = batch_size
+        self._positions = range(rank, batch_size, world_size)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def of(self, index: int) -> list[int]:
+        """Return the numbers of the `index`-th batch that is delivered."""
+        return [self._steps[index] * self._batch_size + position for position in self._positions]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.of(index) for index in range(len(self)))
+
+
+def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> Iterator[Batch]:
+    in_processes = workers > 0
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # collate turns samples into batches
+        batch_sampler=numbers,
+        num_workers=workers,
+        collate_fn=_collate,
+        timeout=_TIMEOUT_S if in_processes else 0,
+        prefetch_factor=_PREFETCHED_BATCHES if in_processes else None,
+        multiprocessing_context=_process_context() if in_processes else None,
+    )
+    iterator = iter(loader)
+    for delivered in itertools.count():
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError) as problem:
+            # Errors inside of a worker keep their kind; these are about the workers themselves.
+            if isinstance(problem, RuntimeError) and "DataLoader" not in str(problem):
+                raise
+            raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
+        yield batch
+
+
+def _process_context() -> multiprocessing.context.BaseContext:
+    """Return a way to start processes that copies no threads; a fork server imports torch once for all workers."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PatchDataset.__module__])
+    return context
+
+
+def _worker_died(
+    dataset: PatchDataset, numbers: _SampleNumbers, delivered: int, workers: int, problem: Exception
+) -> ResourceError:
+    ahead = range(delivered, min(delivered + workers * _PREFETCHED_BATCHES, len(numbers)))
+    cases = sorted({dataset.case_of(number) for index in ahead for number in numbers.of(index)})
+    more = f" and {len(cases) - _NAMED_CASES} more" if len(cases) > _NAMED_CASES else ""
+    reason = (str(problem) or repr(problem)).splitlines()[0]
+    return ResourceError(
+        f"a process that prepares batches died or hangs ({reason})",
+        where=f"it was reading one of: {', '.join(cases[:_NAMED_CASES])}{more}",
+        fix="most often memory or /dev/shm is full: use fewer --workers (0 always works), then run the command again",
+    )
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    labels = [sample.label for sample in samples if sample.label is not None]
+    valid = [sample.valid for sample in samples if sample.valid is not None]
+
+    def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays))
+
+    views = [stacked(images) for images in zip(*(sample.images for sample in samples), strict=True)]
+    return Batch(
+        image=views[0],
+        label=stacked(labels) if labels else None,
+        valid=stacked(valid) if valid else None,
+        case_ids=tuple(sample.case for sample in samples),
+        positions=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
+        views=tuple(views[1:]),
+    )
