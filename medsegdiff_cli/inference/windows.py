@@ -1,6 +1,6 @@
 """Sliding windows: evenly distributed patches with Gaussian weights that sum to one everywhere.
 
-Rule of nnU-Net (Isensee et al. 2021): n = ceil((S - P) / (P * step)) + 1 windows per axis, spread evenly; sigma = P / 8.
+nnU-Net's rule (Isensee et al. 2021): n = ceil((S - P) / (P * step)) + 1 windows per axis, evenly spread; sigma = P / 8.
 """
 
 import itertools

@@ -1,0 +1,67 @@
+"""The `msd` application: every verb, in the order of the pipeline."""
+
+import typer
+
+from medsegdiff_cli.cli import (
+    check,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    lists,
+    plan,
+    predict,
+    preprocess,
+    preview,
+    runs,
+    train,
+)
+
+app = typer.Typer(
+    name="msd",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Medical image segmentation with diffusion models: a folder of images in, a trained and scored model and its "
+        "predictions out.\n\n"
+        "`msd convert` -> `check` -> `plan` -> `train METHOD` -> `predict` -> `evaluate`. "
+        "`msd demo` shows the whole chain in three minutes."
+    ),
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", "-V", help="Show the version and exit."),
+) -> None:
+    if version:
+        from medsegdiff_cli import __version__
+
+        typer.echo(f"msd {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+for verb in (
+    convert.convert,
+    check.check,
+    preview.preview,
+    plan.plan,
+    preprocess.preprocess,
+    train.train,
+    finetune.finetune,
+    predict.predict,
+    evaluate.evaluate,
+    runs.runs,
+    lists.methods,
+    lists.datasets,
+    doctor.doctor,
+    demo.demo,
+):
+    app.command(name=verb.__name__)(verb)

@@ -1,0 +1,133 @@
+"""The shell contract, once: options that are spelled the same everywhere, exit codes, JSON on stdout."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from medsegdiff_cli import log
+from medsegdiff_cli.errors import MsdError, UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Id, name or path: 4, Dataset004_Hippocampus, ./my_dataset.")
+]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option("--workspace", help="Folder with raw/, preprocessed/, results/ [$MSD_WORKSPACE, ./msd_workspace]."),
+]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", "-c", help="2d or 3d (3d_fullres is understood) [the plan's default].")
+]
+PlansNameOption = Annotated[str, typer.Option("--plans-name", help="Name of the plan, for several side by side.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps [the best there is].")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes; 0 works in this one.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+]
+PresetOption = Annotated[str, typer.Option("--preset", help="recommended, paper or official-code.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print forecasts of time, memory and disk; do nothing.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
+VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")]
+
+
+def verb(function: Function) -> Function:
+    """Turn a command's errors into one message on stderr and the right exit code.
+
+    The command's `quiet`, `verbose` and `json_output` parameters, where it has them, set up logging and errors.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        verbose = int(kwargs.get("verbose") or 0)
+        log.set_up(verbose, quiet=bool(kwargs.get("quiet")))
+        try:
+            function(*args, **kwargs)
+        except MsdError as error:
+            _fail(error.exit_code, str(error), error, bool(kwargs.get("json_output")))
+        except KeyboardInterrupt:
+            _fail(130, "interrupted", None, bool(kwargs.get("json_output")))
+        except BrokenPipeError:
+            # The reader of our output has gone (`msd runs | head`); nothing is left to say.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if verbose:
+                raise
+            hint = "  to do: run it again with -v for the details, and report them"
+            _fail(1, f"internal error: {type(error).__name__}: {error}\n{hint}", error, bool(kwargs.get("json_output")))
+
+    return run  # type: ignore[return-value]
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON object on stdout."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """Print people's words to stderr."""
+    if not quiet:
+        typer.echo(message, err=True)
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """Yield `update(done=, total=, note=)`; a bar on stderr, silent when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda **_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def update(done: int | None = None, total: int | None = None, note: str | None = None) -> None:
+            changes: dict[str, Any] = {"completed": done, "total": total}
+            bar.update(task, **{k: v for k, v in changes.items() if v is not None}, **({"note": note} if note else {}))
+
+        yield update
+
+
+def parse_overrides(assignments: list[str] | None) -> dict[str, str]:
+    """Turn `--set key=value` into a mapping.
+
+    Raises:
+        UsageError: an entry without '='.
+    """
+    overrides = {}
+    for assignment in assignments or []:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"'{assignment}' is no KEY=VALUE", where="--set", fix="write for example --set steps=500")
+        overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def _fail(code: int, message: str, error: BaseException | None, as_json: bool) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if as_json:
+        details = {"what": message}
+        if isinstance(error, MsdError):
+            details = {"what": error.what, "where": error.where or "", "fix": error.fix or ""}
+        print_json({"schema_version": 1, "exit_code": code, "error": details})
+    raise typer.Exit(code) from error

@@ -1,0 +1,190 @@
+"""The three steps of predicting one case: read, compute, write. Each takes the future of the step before it."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medsegdiff_cli import __version__, atomic
+from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, write_sidecar
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.imaging.channels import read_channels
+from medsegdiff_cli.imaging.image import Image
+from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label
+from medsegdiff_cli.imaging.transform import Transformed, TransformSettings, forward
+from medsegdiff_cli.inference.fusion import RunningFusion
+from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
+from medsegdiff_cli.prediction.flags import flags_of
+from medsegdiff_cli.prediction.inputs import InputCase
+from medsegdiff_cli.prediction.model import LoadedModel
+from medsegdiff_cli.prediction.outputs import label_ending, write_case
+from medsegdiff_cli.prediction.settings import OutputSettings, key_content
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionJob:
+    """Everything the predictor needs.
+
+    Attributes:
+        transform: the training's own preprocessing.
+        masks: folder with one mask per case, for plans that normalise inside a mask.
+        ending: of label maps; None takes each input's own.
+        overwrite: predict again what exists under other settings.
+        workers: 0 reads, computes and writes in turn; more overlaps them.
+    """
+
+    models: Sequence[LoadedModel]
+    output: Path
+    transform: TransformSettings
+    inference: InferenceSettings
+    wanted: OutputSettings = field(default_factory=OutputSettings)
+    masks: Path | None = None
+    ending: str | None = None
+    overwrite: bool = False
+    workers: int = 1
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class ReadCase:
+    """A case after reading and preprocessing; `transformed` is None when its prediction is already there."""
+
+    case: InputCase
+    key: str
+    digests: dict[str, str]
+    image: Image | None = None
+    transformed: Transformed | None = None
+
+
+def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
+    """Read and preprocess a case, unless its prediction exists under the same key.
+
+    Raises:
+        InputDataError: the image cannot be used. UsageError: it was predicted under other settings.
+    """
+    digests = {path.name: _digest(path) for path in case.images}
+    mask_path = None if job.masks is None else _mask_of(job.masks, case.case)
+    if mask_path is not None:
+        digests[f"mask:{mask_path.name}"] = atomic.digest_of_file(mask_path)
+    model = job.models[0]
+    key = atomic.digest_of_content(
+        {
+            "models": [model.digest for model in job.models],
+            "plan": model.plan.digest(),
+            "settings": key_content(job.inference, job.wanted),
+            "inputs": digests,
+        }
+    )
+    if _is_done(job, case.case, key):
+        return ReadCase(case, key, digests)
+    image = read_channels(case.images, n_channels=model.method.task.in_channels)
+    if image.geometry.n_dims != model.plan.n_dims_of_images:
+        raise InputDataError(
+            f"the image has {image.geometry.n_dims} axes, the model was trained on {model.plan.n_dims_of_images}",
+            where=str(case.images[0]),
+        )
+    mask = None if mask_path is None else read_label(mask_path).array[0] > 0
+    return ReadCase(case, key, digests, image, forward(image, job.transform, mask=mask))
+
+
+def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> tuple[ReadCase, RunningFusion | None]:
+    """Predict a read case on the network's grid."""
+    read = reading.result()
+    if read.transformed is None:
+        return read, None
+    fusion = predict_volume(
+        [model.method for model in job.models],
+        torch.from_numpy(np.asarray(read.transformed.image, dtype=np.float32)),
+        read.case.case,
+        job.inference,
+        keep_variance=job.wanted.uncertainty,
+        keep_labels=True,
+    )
+    return read, fusion
+
+
+def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, RunningFusion | None]]") -> str:
+    """Write a predicted case; return "written", or "reused" when there was nothing to do."""
+    read, fusion = computing.result()
+    if read.image is None or read.transformed is None or fusion is None:
+        return "reused"
+    case, plan = read.case.case, job.models[0].plan
+    scheme = plan.label_scheme()
+    # An older sidecar must not vouch for files that are about to change.
+    (job.output / f"{case}.json").unlink(missing_ok=True)
+    label, outputs = write_case(
+        job.output,
+        case,
+        job.ending or label_ending(read.case.images[0]),
+        fusion,
+        read.transformed.placement,
+        read.image.geometry,
+        scheme,
+        job.wanted,
+    )
+    voxels = {name: int(np.isin(label, values).sum()) for name, values in scheme.file_values().items()}
+    geometry = read.image.geometry
+    per_ml = geometry.voxel_volume_mm3 / 1000 if geometry.has_physical_spacing and geometry.n_dims == 3 else None
+    agreement = fusion.agreement()
+    write_sidecar(
+        job.output,
+        Sidecar(
+            case=case,
+            key=read.key,
+            input_digests=read.digests,
+            outputs=outputs,
+            model_digests=tuple(model.digest for model in job.models),
+            plan_digest=plan.digest(),
+            msd_version=__version__,
+            command=job.command,
+            seed=job.inference.seed,
+            settings=key_content(job.inference, job.wanted),
+            voxels=voxels,
+            volumes_ml={name: None if per_ml is None else count * per_ml for name, count in voxels.items()},
+            agreement=agreement,
+            flags=flags_of(read.image.array, plan.channels, voxels, agreement),
+        ),
+    )
+    return "written"
+
+
+def _is_done(job: PredictionJob, case: str, key: str) -> bool:
+    """Return whether the case is complete under the same key; files changed behind our back are done again."""
+    sidecar = read_sidecar(job.output, case)
+    if sidecar is None:
+        return False
+    if sidecar.key != key:
+        if job.overwrite:
+            return False
+        raise UsageError(
+            f"case '{case}' was predicted from another image, by another model or with other settings",
+            where=str(job.output),
+            fix="choose another OUTPUT, or pass --overwrite",
+        )
+    files = {job.output / name: digest for name, digest in sidecar.outputs.items()}
+    intact = all(path.is_file() and atomic.digest_of_file(path) == digest for path, digest in files.items())
+    if not intact:
+        log.warning("the prediction of '%s' was changed or removed; it is computed again", case)
+    return intact
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        files = sorted(child for child in path.iterdir() if child.is_file())
+        return atomic.digest_of_content({child.name: atomic.digest_of_file(child) for child in files})
+    if not path.is_file():
+        raise InputDataError(f"{path.name} does not exist", where=str(path.parent))
+    return atomic.digest_of_file(path)
+
+
+def _mask_of(folder: Path, case: str) -> Path:
+    found = [path for path in sorted(folder.iterdir()) if ending_of(path) and case_name_of(path) == case]
+    if not found:
+        raise InputDataError(f"no mask for case '{case}'", where=str(folder), fix="name masks like the cases")
+    return found[0]

@@ -1,0 +1,26 @@
+"""What a prediction is asked for, and what comes out of one case before it is written."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medsegdiff_cli.inference.volume import InferenceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Which files are written beside the label map.
+
+    Attributes:
+        probabilities: one map per class on the native grid, `probabilities/CASE_CLASS`.
+        uncertainty: `uncertainty/CASE_entropy` and, with several members, `uncertainty/CASE_variance`.
+        members: each member's label map, `members/CASE_NNN`.
+    """
+
+    probabilities: bool = False
+    uncertainty: bool = False
+    members: bool = False
+
+
+def key_content(inference: InferenceSettings, output: OutputSettings) -> dict[str, Any]:
+    """Return all settings that change output bytes, JSON-serialisable."""
+    return {"inference": asdict(inference), "output": asdict(output)}

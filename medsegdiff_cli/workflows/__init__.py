@@ -1,0 +1,1 @@
+"""Compound verbs: the only place where rooms meet."""

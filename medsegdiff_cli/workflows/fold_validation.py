@@ -1,0 +1,115 @@
+"""Validation of a fold: quick scores during training, and the ordinary predictor and scores at its end."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles
+from medsegdiff_cli.artifacts.label_scheme import LabelScheme
+from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
+from medsegdiff_cli.inference.fusion import label_map
+from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
+from medsegdiff_cli.methods.base import Method
+from medsegdiff_cli.metrics.overlap import overlap_of_masks
+from medsegdiff_cli.paths import VALIDATION
+from medsegdiff_cli.prediction.case_steps import PredictionJob, command_line
+from medsegdiff_cli.prediction.inputs import InputCase
+from medsegdiff_cli.prediction.model import load_models
+from medsegdiff_cli.prediction.predictor import predict_cases
+from medsegdiff_cli.preprocessing.transform_settings import transform_settings
+from medsegdiff_cli.training.loop import ValidationScore
+from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
+from medsegdiff_cli.workflows.predict import inference_settings, write_info, write_volumes
+from medsegdiff_cli.workflows.run_setup import RunSetup
+
+
+def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Method], ValidationScore]:
+    """Return the function that scores a method while it trains: mean foreground Dice on the network's grid.
+
+    At most `training.validation_cases` cases are *predicted*, through the same windows as `msd predict`.
+    """
+    cases = spread(setup.record.val_cases, setup.recipe.training.validation_cases)
+    scheme = setup.plan.label_scheme()
+    settings = InferenceSettings(
+        patch_size=setup.recipe.patch_size_voxels,
+        slices=setup.slices,
+        step_size=setup.recipe.prediction.step_size,
+        precision=setup.record.precision,
+        seed=setup.record.seed,
+    )
+
+    def validate(method: Method) -> ValidationScore:
+        per_class: dict[str, list[float]] = {name: [] for name in scheme.foreground_names}
+        for case in cases:
+            stored = store.read(case)
+            image = torch.from_numpy(np.asarray(stored.image, dtype=np.float32))
+            predicted = label_map(predict_volume([method], image, case, settings).mean, scheme.classes_are_exclusive)
+            for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
+                per_class[name] += [] if math.isnan(dice) else [dice]
+        means = {name: sum(values) / len(values) for name, values in per_class.items() if values}
+        return ValidationScore(score=sum(means.values()) / len(means) if means else 0.0, details=means)
+
+    return validate
+
+
+def grid_dice(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> dict[str, float]:
+    """Return Dice per foreground class; NaN where a class is in neither.
+
+    Args:
+        predicted: (*grid) class indices, or for regions a bit code (see `inference.fusion.label_map`).
+        label: (*grid) inner indices.
+    """
+    ignore = label == scheme.ignore_index if scheme.ignore_value is not None else None
+    scores = {}
+    for index, name in enumerate(scheme.foreground_names):
+        if scheme.regions is None:
+            pair = (predicted == index + 1, label == index + 1)
+        else:
+            pair = ((predicted >> index) & 1 == 1, np.isin(label, scheme.regions[index]))
+        scores[name] = overlap_of_masks(*pair, ignore).dice
+    return scores
+
+
+def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = None) -> Mapping[str, Any]:
+    """Predict the fold's validation cases into `fold_K/validation/` and score them on the native grid.
+
+    Returns:
+        the summary that was written as `summary.json`.
+    """
+    cases = {case.case: case for case in setup.dataset.cases("Tr")}
+    (model,) = load_models([setup.folder], device=setup.request.device)
+    job = PredictionJob(
+        models=[model],
+        output=setup.folder / VALIDATION,
+        transform=transform_settings(setup.plan, setup.record.config),
+        inference=inference_settings(model),
+        masks=_mask_folder(cases),
+        ending=setup.plan.file_ending,
+        overwrite=True,
+        workers=1,
+        command=command_line(),
+    )
+    write_info(job)
+    inputs = [InputCase(case=name, images=cases[name].images) for name in setup.record.val_cases]
+    predict_cases(job, inputs, on_case)
+    write_volumes(job.output)
+    request = EvaluateRequest(
+        predictions=job.output, reference=setup.dataset.path, cases=setup.record.val_cases, workers=0
+    )
+    return evaluate_predictions(request).summary()
+
+
+def spread(cases: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Return at most `count` cases, evenly spread over the list."""
+    if len(cases) <= count:
+        return cases
+    return tuple(cases[int(index * len(cases) / count)] for index in range(count))
+
+
+def _mask_folder(cases: Mapping[str, CaseFiles]) -> Path | None:
+    masks = [case.mask for case in cases.values() if case.mask is not None]
+    return masks[0].parent if masks else None

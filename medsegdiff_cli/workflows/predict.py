@@ -1,0 +1,266 @@
+"""`msd predict`: trained models and images in, a prediction folder out."""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medsegdiff_cli import __version__, atomic
+from medsegdiff_cli.artifacts.dataset_folder import open_dataset
+from medsegdiff_cli.artifacts.prediction_folder import (
+    PredictionInfo,
+    Sidecar,
+    read_prediction_info,
+    read_sidecar,
+    write_prediction_info,
+)
+from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
+from medsegdiff_cli.imaging.reading import read_geometry
+from medsegdiff_cli.imaging.transform import grid_shape
+from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
+from medsegdiff_cli.methods.base import Sampling
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, RUN_JSON, VOLUMES_CSV, Workspace, find_dataset
+from medsegdiff_cli.prediction.case_steps import PredictionJob, command_line
+from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
+from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
+from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
+from medsegdiff_cli.prediction.settings import OutputSettings
+from medsegdiff_cli.preprocessing.transform_settings import transform_settings
+from medsegdiff_cli.workflows.devices import choose_device, choose_workers
+
+log = logging.getLogger(__name__)
+
+_BUDGET_VOXELS_CPU = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """What `msd predict` was asked for; None takes the model's own setting."""
+
+    models: tuple[Path, ...]
+    source: Path
+    output: Path
+    folds: tuple[str, ...] = ()
+    checkpoint: CheckpointName | None = None
+    step_size: float | None = None
+    mirror: bool | None = None
+    draws: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    window_batch: int | None = None
+    wanted: OutputSettings = field(default_factory=OutputSettings)
+    masks: Path | None = None
+    num_shards: int = 1
+    shard_id: int = 0
+    seed: int = 0
+    device: str | None = None
+    workers: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedPrediction:
+    """A checked request: loaded models and the cases found."""
+
+    job: PredictionJob
+    inputs: Inputs
+    cases: tuple[InputCase, ...]
+
+    def windows(self) -> int:
+        """Return the number of network calls' windows over all cases, models, draws and mirrored versions."""
+        inference, total = self.job.inference, 0
+        for case in self.cases:
+            geometry = read_geometry(case.images[0])
+            shape = grid_shape(geometry.shape, geometry.spacing_mm, self.job.transform)
+            total += windows_of(shape, inference)
+        return total * len(self.job.models) * inference.draws * 2 ** len(inference.mirror_axes)
+
+
+def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
+    """Load the models, find the images and settle every setting; nothing is written.
+
+    Raises:
+        UsageError, InputDataError, IntegrityError: see the rooms.
+    """
+    device = choose_device(request.device)
+    models = load_models(request.models, folds=request.folds, checkpoint=request.checkpoint, device=device)
+    first = models[0]
+    inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
+    if request.output.exists() and request.source.exists() and _is_inside(request.source, request.output):
+        raise UsageError("OUTPUT is the folder of the input images", where=str(request.output), fix="name another")
+    job = PredictionJob(
+        models=models,
+        output=request.output,
+        transform=transform_settings(first.plan, first.run.config),
+        inference=inference_settings(first, request),
+        wanted=request.wanted,
+        masks=request.masks,
+        overwrite=request.overwrite,
+        workers=choose_workers(request.workers, device),
+        command=command_line(),
+    )
+    return PreparedPrediction(job, inputs, shard(inputs.cases, request.num_shards, request.shard_id))
+
+
+def inference_settings(model: LoadedModel, request: PredictRequest | None = None) -> InferenceSettings:
+    """Return the model's own inference settings, with what the request overrides."""
+    recipe, plan = model.recipe.prediction, model.plan
+    mirror = recipe.mirror if request is None or request.mirror is None else request.mirror
+    patch = model.recipe.patch_size_voxels
+    slices = len(patch) < plan.n_dims_of_images
+    # A 2D network cannot mirror over the slices' axis.
+    axes = tuple(axis for axis in plan.mirror_axes if not (slices and axis == 0)) if mirror else ()
+    voxels = 1
+    for edge in patch:
+        voxels *= edge
+    return InferenceSettings(
+        patch_size=patch,
+        slices=slices,
+        step_size=(request and request.step_size) or recipe.step_size,
+        mirror_axes=axes,
+        draws=request.draws if request else 1,
+        window_batch=(request and request.window_batch) or max(1, min(16, _BUDGET_VOXELS_CPU // voxels)),
+        precision=model.run.precision,
+        seed=request.seed if request else 0,
+        sampling=request.sampling if request else Sampling(),
+    )
+
+
+def run_prediction(
+    prepared: PreparedPrediction, on_case: Callable[[str, str], None] | None = None
+) -> PredictionReport:
+    """Predict the prepared cases and write `prediction.json` and `volumes.csv`."""
+    job = prepared.job
+    write_info(job)
+    try:
+        return predict_cases(job, prepared.cases, on_case)
+    finally:
+        write_volumes(job.output)
+
+
+def write_info(job: PredictionJob) -> None:
+    """Write `prediction.json`, or check that the folder's own agrees.
+
+    Raises:
+        UsageError: the folder holds predictions of other models, and `overwrite` is not set.
+    """
+    info = info_of(job)
+    if (job.output / PREDICTION_JSON).is_file() and not job.overwrite:
+        existing = read_prediction_info(job.output)
+        if existing.model_digests != info.model_digests:
+            raise UsageError(
+                f"OUTPUT holds predictions of other models ({', '.join(existing.models)})",
+                where=str(job.output),
+                fix="choose another OUTPUT, or pass --overwrite",
+            )
+    write_prediction_info(job.output, info)
+
+
+def info_of(job: PredictionJob) -> PredictionInfo:
+    """Return what `msd evaluate` needs to know about the predictions."""
+    first = job.models[0]
+    scheme = first.plan.label_scheme()
+    dataset = Path(first.run.dataset_path)
+    source_values = open_dataset(dataset).info.source_label_values if (dataset / DATASET_JSON).is_file() else {}
+    overlap = any(model.run.unlabelled_test_overlap == "allowed" for model in job.models)
+    return PredictionInfo(
+        dataset=first.run.dataset,
+        dataset_path=first.run.dataset_path,
+        file_ending=first.plan.file_ending,
+        classes=scheme.file_values(),
+        ignore_value=scheme.ignore_value,
+        source_label_values=source_values,
+        models=tuple(f"{model.folder.parent.name}/{model.folder.name}" for model in job.models),
+        model_digests=tuple(model.digest for model in job.models),
+        method=first.run.method,
+        config=first.run.config,
+        msd_version=__version__,
+        command=job.command,
+        seed=job.inference.seed,
+        train_cases=len(first.run.train_cases),
+        validation_labels_used_for_selection=first.run.validation_labels_used_for_selection,
+        notes=("test images were seen, without labels, in pretraining",) if overlap else (),
+    )
+
+
+def write_volumes(folder: Path) -> None:
+    """Write `volumes.csv` from all sidecars of a prediction folder: one row a case and class."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.json")):
+        sidecar = _sidecar(folder, path.stem)
+        if sidecar is None:
+            continue
+        for name, voxels in sidecar.voxels.items():
+            volume = sidecar.volumes_ml[name]
+            rows.append(
+                {
+                    "case": sidecar.case,
+                    "class": name,
+                    "voxels": voxels,
+                    "volume_ml": "" if volume is None else f"{volume:.6g}",
+                    "agreement": "" if sidecar.agreement is None else f"{sidecar.agreement:.4f}",
+                    "flags": "; ".join(sidecar.flags),
+                }
+            )
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic.write_text(folder / VOLUMES_CSV, text.getvalue())
+
+
+def find_models(
+    references: Sequence[str], workspace: Workspace, *, dataset: str | None = None, config: str | None = None
+) -> tuple[Path, ...]:
+    """Return the run folders that MODEL names: a path, or a run's name (or its method) within the results.
+
+    Raises:
+        UsageError: nothing, or more than one run, is called so.
+    """
+    return tuple(_find_model(reference, workspace, dataset, config) for reference in references)
+
+
+def _find_model(reference: str, workspace: Workspace, dataset: str | None, config: str | None) -> Path:
+    path = Path(reference).expanduser()
+    if path.is_dir() and ((path / RUN_JSON).is_file() or any(path.glob(f"fold_*/{RUN_JSON}"))):
+        return path.resolve()
+    within = workspace.results / (find_dataset(dataset, workspace).name if dataset else "*")
+    runs = sorted(run for parent in workspace.results.glob(within.name) for run in parent.iterdir() if run.is_dir())
+    wanted = {"3d_fullres": "3d"}.get(config or "", config)
+    matches = [
+        run
+        for run in runs
+        if run.name == reference
+        or (run.name.split("__")[0] == reference and wanted in (None, run.name.split("__")[1]))
+    ]
+    exact = [run for run in matches if run.name in (reference, f"{reference}__{wanted}")]
+    chosen = exact if len(exact) == 1 else matches
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        names = ", ".join(f"{run.parent.name}/{run.name}" for run in chosen)
+        raise UsageError(f"'{reference}' names {len(chosen)} runs: {names}", where="MODEL", fix="give the run's path")
+    raise UsageError(
+        f"no model '{reference}'",
+        where=str(workspace.results),
+        fix=f"{did_you_mean(reference, [run.name for run in runs])}; see `msd runs`",
+    )
+
+
+def _sidecar(folder: Path, case: str) -> Sidecar | None:
+    """Return a case's sidecar; None for the folder's other JSON files."""
+    if f"{case}.json" in (PREDICTION_JSON, "summary.json"):
+        return None
+    try:
+        return read_sidecar(folder, case)
+    except InputDataError:
+        log.warning("%s.json is not a sidecar of msd; it is left out of %s", case, VOLUMES_CSV)
+        return None
+
+
+def _is_inside(source: Path, output: Path) -> bool:
+    folder = source if source.is_dir() else source.parent
+    return folder.resolve() == output.resolve()

@@ -1,0 +1,107 @@
+"""Recipes and overrides: from a method's name to all settings of a run."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.artifacts.recipe import (
+    AugmentationSettings,
+    PredictionSettings,
+    Recipe,
+    TrainingSettings,
+    read_recipe,
+)
+from medsegdiff_cli.errors import UsageError, did_you_mean
+from medsegdiff_cli.methods.registry import find_method
+
+_PACKAGE = "medsegdiff_cli.plans"
+Sections = dict[str, dict[str, Any]]
+
+
+def recipe_names() -> list[str]:
+    """Return the shipped recipes, `METHOD` or `METHOD__DATA`."""
+    files = resources.files(_PACKAGE).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Return a shipped recipe by name, or a user's own file.
+
+    Raises:
+        UsageError: no such recipe, or wrong keys in it.
+    """
+    own = Path(name_or_path).expanduser()
+    if own.suffix in (".yaml", ".yml") and own.is_file():
+        return read_recipe(own)
+    if name_or_path not in recipe_names():
+        raise UsageError(
+            f"no recipe '{name_or_path}'", where="--recipe", fix=did_you_mean(name_or_path, recipe_names())
+        )
+    with resources.as_file(resources.files(_PACKAGE) / f"{name_or_path}.yaml") as path:
+        return read_recipe(path)
+
+
+def sections_of(method: str, recipe: Recipe, preset: str) -> Sections:
+    """Return the preset's settings section by section, over the registry line's own.
+
+    Raises:
+        UsageError: the recipe is for another method, or has no such preset.
+    """
+    if recipe.method != method:
+        raise UsageError(f"the recipe is for '{recipe.method}', not '{method}'", where="--recipe")
+    chosen = recipe.preset(preset)
+    sections: Sections = {name: dict(getattr(chosen, name)) for name in type(chosen).model_fields}
+    sections["method"] = {**sections["method"], **find_method(method).preset}
+    return sections
+
+
+def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: str) -> Sections:
+    """Put `--set key=value` on top; a key may be `section.key`, or bare when only one section has it.
+
+    Raises:
+        UsageError: an unknown or ambiguous key, with the nearest known one.
+    """
+    known = known_settings(method)
+    result = {name: dict(content) for name, content in sections.items()}
+    for key, text in overrides.items():
+        section, name = _locate(key, known)
+        result[section][name] = yaml.safe_load(text)
+    for section, model in known.items():
+        if section != "method":
+            validate(model, result[section], f"settings of '{section}'")
+    return result
+
+
+def known_settings(method: str) -> dict[str, type[BaseModel]]:
+    """Return the settings model of every section that `--set` can change."""
+    return {
+        "method": find_method(method).load().Settings,
+        "training": TrainingSettings,
+        "augmentation": AugmentationSettings,
+        "prediction": PredictionSettings,
+    }
+
+
+def _locate(key: str, known: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
+    section, _, name = key.rpartition(".")
+    if section:
+        if section not in known:
+            raise UsageError(f"no section '{section}' in '{key}'", where="--set", fix=did_you_mean(section, known))
+        if name not in known[section].model_fields:
+            raise UsageError(
+                f"no setting '{key}'", where="--set", fix=did_you_mean(name, known[section].model_fields)
+            )
+        return section, name
+    homes = [section for section, model in known.items() if name in model.model_fields]
+    if len(homes) == 1:
+        return homes[0], name
+    if homes:
+        choices = ", ".join(f"{home}.{name}" for home in homes)
+        raise UsageError(f"'{name}' is ambiguous", where="--set", fix=f"write one of {choices}")
+    everything = [field for model in known.values() for field in model.model_fields]
+    raise UsageError(f"no setting '{name}'", where="--set", fix=did_you_mean(name, everything))

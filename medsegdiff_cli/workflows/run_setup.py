@@ -1,0 +1,296 @@
+"""Setting up a run: from a command line to a run folder whose every setting is frozen before training starts."""
+
+import logging
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from medsegdiff_cli import __version__
+from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
+from medsegdiff_cli.artifacts.recipe import (
+    AugmentationSettings,
+    PredictionSettings,
+    ResolvedRecipe,
+    TrainingSettings,
+    read_resolved_recipe,
+    write_resolved_recipe,
+)
+from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, read_run, run_name, write_run
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.methods.base import Method
+from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace, find_dataset
+from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
+from medsegdiff_cli.planning.scales import scale_table
+from medsegdiff_cli.planning.splits import limit_cases, splits_of
+from medsegdiff_cli.prediction.case_steps import command_line
+from medsegdiff_cli.prediction.model import build_method, task_of
+from medsegdiff_cli.training.precision import resolve_precision
+from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What `msd train` was asked for; None takes the plan's or recipe's own choice.
+
+    Attributes:
+        cases: keep so many labels (patients, or cases with `count="cases"`).
+        overrides: `--set` assignments.
+        parent: run whose weights training starts from (`--from`).
+        min_coverage: least share of the network that the parent must fill.
+        max_time_s: save and stop after so long.
+    """
+
+    method: str
+    dataset: str
+    workspace: Workspace
+    config: str | None = None
+    fold: str = "0"
+    cases: int | None = None
+    count: Literal["groups", "cases"] = "groups"
+    recipe: str | None = None
+    preset: str = "recommended"
+    scale: Scale | None = None
+    plans_name: str | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    selection: Literal["best", "last"] | None = None
+    seed: int = 0
+    name: str | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0
+    parent: Path | None = None
+    min_coverage: float = 0.5
+    max_time_s: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSetup:
+    """A run, settled: what it is, where it lives and what it trains on."""
+
+    request: TrainRequest
+    folder: Path
+    dataset: DatasetFolder
+    plan: Plan
+    recipe: ResolvedRecipe
+    record: RunRecord
+    patch: ResolvedPatch
+
+    @property
+    def slices(self) -> bool:
+        """Whether a 2D network trains on slices of 3D images."""
+        return len(self.recipe.patch_size_voxels) < self.plan.n_dims_of_images
+
+    def new_method(self) -> Method:
+        """Build the method with its initial weights, which depend on the seed alone."""
+        torch.manual_seed(self.record.seed)
+        return build_method(self.recipe, task_of(self.plan, self.record.config))
+
+
+def set_up_run(request: TrainRequest) -> RunSetup:
+    """Settle every setting of a run; nothing is written but a missing plan.
+
+    Raises:
+        UsageError: unknown names or settings, or an unsupported configuration.
+        InputDataError: the dataset has no labelled case for the fold.
+    """
+    dataset = open_dataset(find_dataset(request.dataset, request.workspace))
+    recipe_file = load_recipe(request.recipe or request.method)
+    sections = sections_of(request.method, recipe_file, request.preset)
+    plan = _plan_of(request, dataset, sections)
+    config, _ = plan.configuration(request.config)
+    scale = request.scale or plan.default_scale
+    sections = _with_scale(sections, request.method, plan, config, scale)
+    sections = apply_overrides(sections, request.overrides, request.method)
+    if request.selection is not None:
+        sections["training"]["selection"] = request.selection
+    patch, recipe = _resolve(request, plan, config, scale, sections)
+    train, val = _cases_of(request, dataset)
+    record = RunRecord(
+        msd_version=__version__,
+        method=request.method,
+        dataset=dataset.name,
+        dataset_path=str(dataset.path),
+        config=config,
+        fold=request.fold,
+        seed=request.seed,
+        plan_digest=plan.digest(),
+        recipe_digest=recipe.digest(),
+        train_cases=train,
+        val_cases=val,
+        unlabelled_test_overlap=dataset.info.unlabelled_test_overlap,
+        validation_labels_used_for_selection=_labels_for_selection(recipe.training, val),
+        parent={} if request.parent is None else {"run": f"{request.parent.parent.name}/{request.parent.name}"},
+        precision=resolve_precision(recipe.training.precision, request.device),
+        stages=tuple(
+            StageRecord(name=stage.name, steps=recipe.training.steps)
+            for stage in find_method(request.method).load().stages
+        ),
+        command=command_line(),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "msd": __version__},
+    )
+    return RunSetup(
+        request=request,
+        folder=_folder_of(request, dataset, plan, config, scale),
+        dataset=dataset,
+        plan=plan,
+        recipe=recipe,
+        record=record,
+        patch=patch,
+    )
+
+
+def open_run_folder(setup: RunSetup) -> RunRecord:
+    """Create the run folder, or check that an existing one is the same run; return its record.
+
+    Raises:
+        UsageError: the folder holds a run with other settings; names the keys that differ.
+    """
+    folder = setup.folder
+    if (folder / RUN_JSON).is_file() and not setup.request.overwrite:
+        existing = read_run(folder)
+        differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), setup.plan)]
+        differences += [f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), setup.recipe)]
+        for key in ("seed", "train_cases", "val_cases", "parent"):
+            if getattr(existing, key) != getattr(setup.record, key):
+                differences.append(key)
+        if differences:
+            raise UsageError(
+                f"this run exists with other settings ({', '.join(differences[:8])})",
+                where=str(folder),
+                fix="undo the change, or give this run a name of its own with --name, or start over with --overwrite",
+            )
+        return existing
+    write_plan(folder / RUN_PLAN, setup.plan)
+    write_resolved_recipe(folder / RUN_RECIPE, setup.recipe)
+    write_run(folder, setup.record)
+    return setup.record
+
+
+def _plan_of(request: TrainRequest, dataset: DatasetFolder, sections: Sections) -> Plan:
+    """Read the plan, making it first when it is missing; a recipe with its own geometry gets its own plan."""
+    default = PLANS_NAME if not sections["plan"] else f"{PLANS_NAME}_{request.method}_{request.preset}"
+    name = request.plans_name or default
+    path = request.workspace.plans_file(dataset.name, name)
+    if not path.is_file():
+        log.info("no plan '%s' yet: planning", name)
+        plan_dataset(
+            PlanRequest(
+                dataset=request.dataset,
+                workspace=request.workspace,
+                plans_name=name,
+                workers=request.workers,
+                overrides=dict(sections["plan"]),
+            )
+        )
+    return read_plan(path)
+
+
+def _with_scale(sections: Sections, method: str, plan: Plan, config: str, scale: Scale) -> Sections:
+    n_dims = len(plan.configuration(config)[1].patch_size_voxels)
+    table = scale_table(scale, n_dims)
+    result = {name: dict(content) for name, content in sections.items()}
+    fields = find_method(method).load().Settings.model_fields
+    result["method"].update({key: value for key, value in table.network_settings().items() if key in fields})
+    if table.steps is not None:
+        result["training"]["steps"] = table.steps
+        # A batch size of the recipe is meant for its own length and network.
+        result["training"].pop("batch_size", None)
+    return result
+
+
+def _resolve(
+    request: TrainRequest, plan: Plan, config: str, scale: Scale, sections: Sections
+) -> tuple[ResolvedPatch, ResolvedRecipe]:
+    configuration = plan.configuration(config)[1]
+    training = validate(TrainingSettings, sections["training"], "settings of 'training'")
+    settings: dict[str, Any] = dict(sections["method"])
+    settings.setdefault("batch_dice", configuration.batch_dice)
+    task = task_of(plan, config)
+    if task.n_dims not in find_method(request.method).n_dims:
+        raise UsageError(
+            f"method '{request.method}' has no {task.n_dims}D form", where="--config", fix="choose another --config"
+        )
+    patch = resolve_batch(
+        plan,
+        config,
+        scale,
+        measure=lambda size, batch, strides: measure_training(
+            request.method, task, {**settings, "strides": strides}, size, batch, request.device
+        ),
+        patch_size=training.patch_size_voxels,
+        batch_size=training.batch_size,
+        n_transitions=len(settings["channel_mult"]) - 1,
+    )
+    settings["strides"] = patch.strides
+    recipe = ResolvedRecipe(
+        method=request.method,
+        preset=request.preset,
+        scale=scale,
+        patch_size_voxels=patch.patch_size,
+        batch_size=patch.batch_size,
+        method_settings=settings,
+        training=training,
+        augmentation=validate(AugmentationSettings, sections["augmentation"], "settings of 'augmentation'"),
+        prediction=validate(PredictionSettings, sections["prediction"], "settings of 'prediction'"),
+    )
+    # Validate and fill in the method's defaults, so that the recipe on disk is complete.
+    method_class = find_method(request.method).load()
+    complete = validate(method_class.Settings, recipe.method_settings, f"settings of method '{request.method}'")
+    return patch, recipe.model_copy(update={"method_settings": complete.model_dump(mode="json")})
+
+
+def _cases_of(request: TrainRequest, dataset: DatasetFolder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    labelled = [case for case in dataset.cases("Tr") if case.label is not None]
+    if not labelled:
+        raise InputDataError("the dataset has no labelled case", where=str(dataset.path), fix="add labelsTr")
+    fold = splits_of(dataset, request.workspace.preprocessed / dataset.name).fold(request.fold)
+    groups = {case.case: case.group for case in labelled}
+    train = fold.train
+    if request.cases is not None:
+        train = tuple(sorted(limit_cases(fold.train, groups, request.cases, request.seed, request.count)))
+    return train, fold.val
+
+
+def _labels_for_selection(training: TrainingSettings, val: tuple[str, ...]) -> int:
+    uses = training.selection == "best" or training.patience is not None
+    return min(training.validation_cases, len(val)) if uses else 0
+
+
+def _folder_of(request: TrainRequest, dataset: DatasetFolder, plan: Plan, config: str, scale: Scale) -> Path:
+    parts = []
+    if request.cases is not None:
+        parts.append(f"n{request.cases}" + ("cases" if request.count == "cases" else ""))
+    if request.seed:
+        parts.append(f"seed{request.seed}")
+    if request.preset != "recommended":
+        parts.append(f"preset-{request.preset}")
+    if request.recipe:
+        parts.append(f"recipe-{Path(request.recipe).stem.replace('__', '-')}")
+    if scale != plan.default_scale:
+        parts.append(f"scale-{scale}")
+    if request.plans_name and request.plans_name != PLANS_NAME:
+        parts.append(f"plans-{request.plans_name}")
+    if request.parent is not None:
+        parts.append(f"from-{request.parent.parent.name.replace('__', '-')}")
+    if request.selection is not None:
+        parts.append(f"selection-{request.selection}")
+    parts += [f"{key.replace('.', '-')}-{_for_file_name(value)}" for key, value in sorted(request.overrides.items())]
+    if request.name:
+        parts.append(request.name)
+    run = run_name(request.method, config, parts)
+    return request.workspace.results / dataset.name / run / f"fold_{request.fold}"
+
+
+def _for_file_name(value: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in value).strip("_")
