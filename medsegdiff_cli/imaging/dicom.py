@@ -1,6 +1,6 @@
 """DICOM series: one folder, one volume."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,11 @@ import SimpleITK as sitk  # noqa: N813
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.inflating import damaged
-from medsegdiff_cli.imaging.itk import array_of, geometry_from_itk, reason_of
+from medsegdiff_cli.imaging.itk import array_of, geometry_from_itk, read_itk_geometry, reason_of
 
-_LARGEST_GAP_CHANGE = 0.01
+_LARGEST_GAP_CHANGE, _LARGEST_ORIENTATION_CHANGE = 0.01, 1e-3
+_PREAMBLE_BYTES = 128
+_IMAGE_IO = "GDCMImageIO"
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"
 
 
@@ -42,26 +44,32 @@ def read_dicom_series(folder: Path, series_id: str | None = None) -> Image:
         series_id: which one; None demands that there is one only.
 
     Raises:
-        InputDataError: no or several series, slices missing, doubled, unevenly spaced or of different size.
+        InputDataError: no or several series, slices missing, doubled, unevenly spaced, tilted or of different size.
     """
-    series = _choose(folder, series_id)
-    files = _sorted_by_position(series, folder)
+    files, gap_mm = _sorted_by_position(_choose(folder, series_id), folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
     try:
         native = reader.Execute()
     except RuntimeError as error:
         raise damaged(f"the DICOM series cannot be read ({reason_of(error)})", folder) from error
-    return Image(array=array_of(native, folder), geometry=geometry_from_itk(native))
+    geometry = geometry_from_itk(native)
+    spacing_mm = geometry.spacing_mm if gap_mm is None else (gap_mm, *geometry.spacing_mm[1:])
+    return Image(array=array_of(native, folder), geometry=replace(geometry, spacing_mm=spacing_mm))
 
 
 def read_dicom_geometry(folder: Path) -> Geometry:
-    """Read the grid of the one series of a folder."""
-    return read_dicom_series(folder).geometry
+    """Read the grid of the one series of a folder from the headers of its slices."""
+    files, gap_mm = _sorted_by_position(_choose(folder, None), folder)
+    first = read_itk_geometry(files[0], image_io=_IMAGE_IO)
+    if gap_mm is None:
+        return first
+    return replace(first, shape=(len(files), *first.shape[1:]), spacing_mm=(gap_mm, *first.spacing_mm[1:]))
 
 
 def _choose(folder: Path, series_id: str | None) -> DicomSeries:
     found = list_dicom_series(folder)
+    _refuse_dropped_files(folder, {file.name for series in found for file in series.files})
     if series_id is not None:
         found = [series for series in found if series.series_id == series_id]
     if not found:
@@ -77,38 +85,57 @@ def _choose(folder: Path, series_id: str | None) -> DicomSeries:
     return found[0]
 
 
-def _sorted_by_position(series: DicomSeries, folder: Path) -> list[Path]:
-    """Sort the slices along their normal and prove that the distances between them are even."""
+def _refuse_dropped_files(folder: Path, known: set[str]) -> None:
+    """GDCM leaves out files that it cannot read, and a series without its last slice looks whole."""
+    for file in sorted(folder.iterdir()):
+        if file.name in known or not file.is_file() or file.name.upper() == "DICOMDIR":
+            continue
+        with file.open("rb") as stream:
+            if stream.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM":
+                raise damaged("a DICOM file that cannot be read, or that is no image", file)
+
+
+def _sorted_by_position(series: DicomSeries, folder: Path) -> tuple[list[Path], float | None]:
+    """Sort the slices along their normal and prove that they form an upright, evenly spaced stack.
+
+    Returns the files and the distance between two slices in mm (None for a single slice).
+    """
     if len(series.files) == 1:
-        return list(series.files)
-    placed = [(_read_tags(file), file) for file in series.files]
-    first = placed[0][0]
-    normal = np.cross(first[1][:3], first[1][3:])
-    for (_, orientation), file in placed:
-        if np.abs(orientation - first[1]).max() > 1e-3:
+        return list(series.files), None
+    placed = [(*_read_tags(file), file) for file in series.files]
+    axes = placed[0][1]
+    normal = np.cross(axes[:3], axes[3:])
+    for _, orientation, file in placed:
+        if np.abs(orientation - axes).max() > _LARGEST_ORIENTATION_CHANGE:
             raise damaged("slices of different orientation in one series", file)
-    order = sorted((float(position @ normal), str(file)) for (position, _), file in placed)
-    gaps: np.ndarray = np.diff(np.array([place for place, _ in order]))
+    placed.sort(key=lambda slice_: float(slice_[0] @ normal))
+    files = [file for _, _, file in placed]
+    positions = np.array([position for position, _, _ in placed])
+    gaps: np.ndarray = np.diff(positions @ normal)
     usual = float(np.median(gaps))
-    if gaps.min() <= 1e-4 * max(usual, 1e-6):
+    if gaps.min() <= 1e-4 * max(usual, 1e-2):
         index = int(gaps.argmin())
-        names = f"{Path(order[index][1]).name} and {Path(order[index + 1][1]).name}"
-        raise damaged(f"two slices lie at the same place: {names}", folder)
+        raise damaged(f"two slices lie at the same place: {files[index].name} and {files[index + 1].name}", folder)
     worst = int(np.abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) > _LARGEST_GAP_CHANGE * usual:
         raise damaged(
-            f"uneven slices: {gaps[worst]:.4g} mm behind {Path(order[worst][1]).name}, {usual:.4g} mm elsewhere "
+            f"uneven slices: {gaps[worst]:.4g} mm behind {files[worst].name}, {usual:.4g} mm elsewhere "
             "(is a slice missing?)",
             folder,
         )
-    return [Path(name) for _, name in order]
+    way = positions[-1] - positions[0]
+    drift = float(np.linalg.norm(way - (way @ normal) * normal))
+    if drift > _LARGEST_GAP_CHANGE * float(way @ normal):
+        fix = "resample the scan to an upright grid first"
+        raise InputDataError(f"tilted stack: slices drift by {drift:.4g} mm (gantry tilt)", where=str(folder), fix=fix)
+    return files, float(way @ normal) / (len(files) - 1)
 
 
 def _read_tags(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the position (3,) and the two in-plane axes (6,) of a slice."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    reader.SetImageIO("GDCMImageIO")
+    reader.SetImageIO(_IMAGE_IO)
     try:
         reader.ReadImageInformation()
         texts = [reader.GetMetaData(tag) for tag in (_POSITION, _ORIENTATION)]

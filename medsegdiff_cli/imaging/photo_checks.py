@@ -5,10 +5,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.inflating import ZLIB_WINDOW_BITS, damaged, inflate_whole
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES_PER_PNG_COLOUR = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_GREY, _PALETTE, _GREY_WITH_ALPHA = 0, 3, 4
+_COLOUR_TYPE_PLACE = 25
 # First row and column and the steps of the seven passes of an interlaced PNG.
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _JPEG_FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
@@ -23,12 +26,10 @@ class StoredFacts:
 
     Attributes:
         is_grey: one grey channel is stored, even where SimpleITK hands out colours.
-        has_palette: the stored numbers are indices into a table of colours.
         has_physical_spacing: the spacing is a distance in mm.
     """
 
     is_grey: bool = False
-    has_palette: bool = False
     has_physical_spacing: bool = True
 
 
@@ -42,6 +43,8 @@ def check_png(path: Path) -> StoredFacts:
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head)
     if not (width and height and colour in _SAMPLES_PER_PNG_COLOUR):
         raise damaged(f"absurd PNG header: {width} x {height}, colour type {colour}", path)
+    if colour == _GREY_WITH_ALPHA:
+        raise InputDataError("grey PNG with an alpha channel", where=str(path), fix="save it without transparency")
     pixel_bits = depth * _SAMPLES_PER_PNG_COLOUR[colour]
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     n_bytes = 0
@@ -50,7 +53,7 @@ def check_png(path: Path) -> StoredFacts:
         columns = max(0, -(-(width - first_column) // column_step))
         n_bytes += rows * (1 + -(-columns * pixel_bits // 8)) if columns else 0
     inflate_whole(b"".join(data for kind, data in chunks if kind == b"IDAT"), n_bytes, path, ZLIB_WINDOW_BITS)
-    return StoredFacts(has_palette=colour == 3, has_physical_spacing=False)
+    return StoredFacts(has_physical_spacing=False)
 
 
 def png_chunks(stored: bytes, path: Path) -> list[tuple[bytes, bytes]]:
@@ -70,6 +73,27 @@ def png_chunks(stored: bytes, path: Path) -> list[tuple[bytes, bytes]]:
         chunks.append((body[:4], body[4:]))
         position += 12 + length
     return chunks
+
+
+def has_palette(path: Path) -> bool:
+    """Say whether a PNG file stores indices into a table of colours; proves nothing else."""
+    with path.open("rb") as stream:
+        return stream.read(_COLOUR_TYPE_PLACE + 1)[_COLOUR_TYPE_PLACE:] == bytes([_PALETTE])
+
+
+def palette_indices_as_grey(stored: bytes, path: Path) -> tuple[bytes, int]:
+    """Return a palette PNG turned into a grey one, and the factor by which decoders stretch its values.
+
+    Decoders hand out the colours of a palette; in a label the index is what counts.
+    """
+    chunks = png_chunks(stored, path)
+    depth = chunks[0][1][8]
+    head = chunks[0][1][:9] + bytes([_GREY]) + chunks[0][1][10:]
+    kept = [(b"IHDR", head), *(chunk for chunk in chunks if chunk[0] in (b"IDAT", b"IEND"))]
+    parts = [
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in kept
+    ]
+    return _PNG_SIGNATURE + b"".join(parts), 255 // (2**depth - 1)
 
 
 def check_jpeg(path: Path) -> StoredFacts:
@@ -104,10 +128,11 @@ def check_bmp(path: Path) -> StoredFacts:
     if not stored.startswith(b"BM") or len(stored) < 54:
         raise damaged("not a BMP file, or its header is cut off", path)
     offset, header_bytes, width, height, _, bits, compression = struct.unpack("<IIiiHHI", stored[10:34])
-    if header_bytes < 40 or width <= 0 or height == 0 or bits not in (1, 4, 8, 16, 24, 32):
-        raise damaged(f"absurd or unsupported BMP header: {width} x {height}, {bits} bits", path)
+    if header_bytes < 40 or width <= 0 or height == 0 or bits not in (8, 24, 32):
+        what = f"absurd or unsupported BMP header: {width} x {height}, {bits} bits"
+        raise InputDataError(what, where=str(path), fix="save it as PNG")
     if compression not in (0, 3):
-        raise damaged("the BMP file is compressed, which leaves no way to check it", path)
+        raise InputDataError("compressed BMP, which cannot be checked", where=str(path), fix="save it as PNG")
     expected = offset + -(-width * bits // 32) * 4 * abs(height)
     if len(stored) < expected:
         raise damaged(f"the file holds {len(stored)} bytes where its header announces {expected}", path)

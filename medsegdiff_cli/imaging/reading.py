@@ -1,5 +1,6 @@
 """Read an image or a label of any supported format, or refuse it: never zeros for what is missing."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from medsegdiff_cli.imaging.file_checks import check_file
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.itk import read_itk, read_itk_geometry
 from medsegdiff_cli.imaging.nifti import read_nifti, read_nifti_geometry
-from medsegdiff_cli.imaging.photo_checks import StoredFacts
+from medsegdiff_cli.imaging.photo_checks import StoredFacts, has_palette, palette_indices_as_grey
 
 IMAGE_ENDINGS: tuple[str, ...] = (
     ".nii.gz",
@@ -79,12 +80,12 @@ def read_label(path: Path, *, fix_affine: bool = False) -> Image:
         InputDataError: as `read_image`; several differing channels; values that are no integers.
     """
     path = Path(path)
-    image = collapse_grey(read_image(path, fix_affine=fix_affine))
+    image = collapse_grey(_read_palette_indices(path) or read_image(path, fix_affine=fix_affine))
     if image.array.shape[0] != 1:
         raise InputDataError(
             f"a label has one channel, this file has {image.array.shape[0]} that differ",
             where=str(path),
-            fix="store the label as grey values, one integer per class",
+            fix="store the label as grey values (no colours, no palette), one integer per class",
         )
     if image.array.dtype.kind in "iu":
         return image
@@ -134,6 +135,19 @@ def _read(path: Path, *, channels_last_axis: bool, fix_affine: bool) -> Image:
     array, geometry = read_itk(path)
     image = Image(array=_drop_opaque_alpha(array, path), geometry=_photo_geometry(geometry, ending, facts, path))
     return collapse_grey(image) if facts.is_grey else image
+
+
+def _read_palette_indices(path: Path) -> Image | None:
+    """Return the indices of a PNG with a palette, None for any other file."""
+    if not path.is_file() or ending_of(path) != ".png" or not has_palette(path):
+        return None
+    check_file(path, ".png")
+    grey, factor = palette_indices_as_grey(path.read_bytes(), path)
+    with tempfile.TemporaryDirectory() as folder:
+        rewritten = Path(folder) / "label.png"
+        rewritten.write_bytes(grey)
+        array, geometry = read_itk(rewritten)
+    return Image(array=array // factor, geometry=Geometry.plain(geometry.shape, has_physical_spacing=False))
 
 
 def _known_ending(path: Path) -> str:

@@ -4,6 +4,7 @@ import mmap
 import struct
 from pathlib import Path
 
+from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.inflating import damaged
 from medsegdiff_cli.imaging.photo_checks import StoredFacts
 
@@ -23,12 +24,12 @@ _FORMATS = {
     13: "I",
 }
 _BIG_FORMATS = {16: "Q", 17: "q", 18: "Q"}
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 259, 262, 277
 _X_RESOLUTION, _RESOLUTION_UNIT = 282, 296
 _PARTS = ((273, 279), (324, 325))
-_WANTED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _X_RESOLUTION, _RESOLUTION_UNIT}
+_WANTED = {_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _X_RESOLUTION, _RESOLUTION_UNIT}
 _WANTED |= {tag for pair in _PARTS for tag in pair}
-_UNCOMPRESSED, _PALETTE = 1, 3
+_UNCOMPRESSED, _PALETTE, _REDUCED = 1, 3, 1
 _MOST_PAGES = 1 << 16
 # DEFLATE reaches 1032-fold and LZW about 1400-fold; fax coding of blank pages is not an image of the field.
 _LARGEST_EXPANSION = 2048
@@ -58,10 +59,13 @@ def check_tiff(path: Path) -> StoredFacts:
             except _Cut as error:
                 raise damaged("a table or strip lies behind the end of the TIFF file (truncated file)", path) from error
     first = pages[0]
+    sizes = {(page[_HEIGHT][0], page[_WIDTH][0]) for page in pages if not page.get(_SUBFILE, (0,))[0] & _REDUCED}
+    if len(sizes) > 1:
+        fix = "keep one page, or split the pages into files"
+        raise InputDataError(f"the TIFF file has pages of different size: {sorted(sizes)}", where=str(path), fix=fix)
     is_palette = first.get(_PHOTOMETRIC, (0,))[0] == _PALETTE
     return StoredFacts(
         is_grey=first.get(_SAMPLES, (1,))[0] == 1 and not is_palette,
-        has_palette=is_palette,
         has_physical_spacing=len(pages) == 1 and _is_measured(first),
     )
 
