@@ -23,6 +23,7 @@ TIE_TOLERANCE = 1e-9  # supports of two labels closer than this count as equal
 _BAND_VOXELS = 64  # the impulse response of the cubic spline falls below 1e-16 within half of it
 _BLOCK_ROWS = 32
 _SLAB_VOXELS = 1 << 19
+_MIXED_VOXELS = 1 << 15  # evaluated at once: their corners fit the cache, and bound the memory
 
 # (first output row, one past the last, first input column, one past the last, dense block)
 _Block = tuple[int, int, int, int, np.ndarray]
@@ -211,8 +212,9 @@ def decide_by_cells(decision: np.ndarray, samplings: Sequence[AxisSampling], res
         slab: np.ndarray = cells.take(samplings[0].lower[start : start + rows_per_slab], axis=0)
         for axis in range(1, decision.ndim):
             slab = slab.take(samplings[axis].lower, axis=axis)
-        mixed = np.flatnonzero(slab == mixed_mark) if active else ()
-        if len(mixed):
+        all_mixed = np.flatnonzero(slab == mixed_mark) if active else np.empty(0, np.int64)
+        for first in range(0, len(all_mixed), _MIXED_VOXELS):
+            mixed = all_mixed[first : first + _MIXED_VOXELS]
             place = list(np.unravel_index(mixed, slab.shape))
             place[0] = place[0] + start
             base = sum(samplings[axis].lower[at] * strides[axis] for axis, at in enumerate(place))

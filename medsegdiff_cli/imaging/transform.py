@@ -180,7 +180,8 @@ def forward(
     grid_label = None
     if label is not None:
         native_label = np.ascontiguousarray(crop(label.transpose(order), box))
-        grid_label = crop(resize_labels(native_label, resampled_shape, nearest_axis=forward_axis), window)
+        resampled_label = resize_labels(native_label, resampled_shape, nearest_axis=forward_axis)
+        grid_label = np.array(crop(resampled_label, window), order="C")
     placement = Placement(
         geometry=image.geometry,
         transpose=order,
@@ -192,7 +193,7 @@ def forward(
     )
     return Transformed(
         image=_rounded(crop(resampled, window), settings.store_dtype),
-        label=None if grid_label is None else np.ascontiguousarray(grid_label),
+        label=grid_label,
         placement=placement,
     )
 
