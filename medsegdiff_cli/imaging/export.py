@@ -1,7 +1,7 @@
 """From the network's grid back to the native grid: labels, and maps such as probabilities or uncertainty.
 
 Scores are interpolated linearly, as nnU-Net does, and decided afterwards; but no array of classes times native
-voxels is ever made (see `imaging.resample.decide_by_cells`). What lies outside the crop, or beyond the grid after
+voxels is ever made (see `imaging.sampling.decide_by_cells`). What lies outside the crop, or beyond the grid after
 a centre crop, becomes background. A native voxel belongs to the grid when its centre lies within the grid's box.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medsegdiff_cli.imaging.crop import box_shape
-from medsegdiff_cli.imaging.resample import (
+from medsegdiff_cli.imaging.sampling import (
     AxisSampling,
     decide_by_cells,
     decision_dtype,

@@ -83,7 +83,7 @@ def test_labels_of_pure_noise_equal_too():
 def test_slabs_do_not_show(monkeypatch):
     scores, placement = _smooth_probabilities(4, (9, 10, 11)), _placement((9, 10, 11), (14, 23, 17))
     whole = export_labels(scores, placement)
-    monkeypatch.setattr("medsegdiff_cli.imaging.resample._SLAB_VOXELS", 3 * 23 * 17)
+    monkeypatch.setattr("medsegdiff_cli.imaging.sampling._SLAB_VOXELS", 3 * 23 * 17)
     np.testing.assert_array_equal(export_labels(scores, placement), whole)
 
 
