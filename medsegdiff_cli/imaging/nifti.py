@@ -84,7 +84,7 @@ def _voxels(content: bytes | bytearray, header: NiftiHeader) -> np.ndarray:
     stored = np.frombuffer(content, dtype=header.dtype, offset=header.offset_bytes).reshape(shape)
     if header.slope == 1.0 and header.intercept == 0.0:
         native = header.dtype.newbyteorder("=")
-        return stored.astype(native, copy=header.dtype != native or not stored.flags.writeable)
+        return stored.astype(native, copy=not (stored.flags.writeable and stored.flags.aligned))
     values: np.ndarray = np.empty(shape, dtype=np.float64 if header.dtype.itemsize == 8 else np.float32)
     for channel in range(shape[0]):
         for position in range(shape[1]):
