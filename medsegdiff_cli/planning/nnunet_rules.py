@@ -113,11 +113,11 @@ def median_shape(
 
 
 def topology_for(
-    spacing: Sequence[float], patch: Sequence[int], smallest_edge: int = SMALLEST_BOTTLENECK_EDGE
+    spacing: Sequence[float], patch: Sequence[float], smallest_edge: int = SMALLEST_BOTTLENECK_EDGE
 ) -> Topology:
     """Choose per-axis strides and kernels: the finest axes are halved first, until an edge would fall below 4."""
     n = len(spacing)
-    spacing_now, size_now = [float(s) for s in spacing], [int(edge) for edge in patch]
+    spacing_now, size_now = [float(s) for s in spacing], [float(edge) for edge in patch]
     kernel = [1] * n
     strides: list[Shape] = []
     kernels: list[Shape] = []
@@ -138,12 +138,15 @@ def divisor_of(strides: Sequence[Sequence[int]], n_dims: int) -> Shape:
     return tuple(math.prod(stride[axis] for stride in strides) for axis in range(n_dims))
 
 
-def initial_patch(spacing: Sequence[float], median: Sequence[float]) -> Shape:
-    """Return a patch with equal physical edges of 256^3 voxels (2048^2 in 2D), clipped to the median shape."""
+def initial_patch(spacing: Sequence[float], median: Sequence[float]) -> tuple[float, ...]:
+    """Return a patch with equal physical edges of 256^3 voxels (2048^2 in 2D), clipped to the median shape.
+
+    Edges may end in .5 as medians do; `topology_for` pads them up.
+    """
     n = len(spacing)
     inverse = 1 / np.asarray(spacing, dtype=float)
     edges = inverse * (float(LARGEST_PATCH_EDGE[n]) ** n / np.prod(inverse)) ** (1 / n)
-    return tuple(int(min(round(edge), m)) for edge, m in zip(edges.tolist(), median, strict=True))
+    return tuple(min(float(round(edge)), m) for edge, m in zip(edges.tolist(), median, strict=True))
 
 
 def plan_patch(
@@ -151,7 +154,6 @@ def plan_patch(
     median: Sequence[float],
     dataset_voxels: float,
     cost: Cost,
-    start: Sequence[int] | None = None,
 ) -> PatchPlan:
     """Shrink the patch until a batch of 2 fits, then fill the budget with the batch.
 
@@ -160,12 +162,11 @@ def plan_patch(
     Args:
         spacing, median: of the axes that the network sees.
         dataset_voxels: voxels of the whole training set after resampling; a batch covers 5 % of them at most.
-        start: first patch to try, instead of nnU-Net's.
 
     Raises:
         ResourceError: not even the smallest patch fits.
     """
-    topology = topology_for(spacing, start or initial_patch(spacing, median))
+    topology = topology_for(spacing, initial_patch(spacing, median))
     while cost.of(topology.patch, SMALLEST_BATCH, topology.strides) > cost.budget:
         topology = _shrink(topology, spacing, median)
     one = cost.of(topology.patch, 1, topology.strides)
@@ -176,7 +177,7 @@ def plan_patch(
     return PatchPlan(topology=topology, batch=batch, uncapped_batch=uncapped, cost_of_one=one)
 
 
-def _axes_to_halve(spacing: list[float], size: list[int], smallest_edge: int) -> list[int]:
+def _axes_to_halve(spacing: list[float], size: list[float], smallest_edge: int) -> list[int]:
     """Return the axes that are long enough and whose spacing is less than twice the finest one's."""
     long_enough = [axis for axis, edge in enumerate(size) if edge >= 2 * smallest_edge]
     if not long_enough:

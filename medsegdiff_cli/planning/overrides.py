@@ -1,0 +1,45 @@
+"""What a user or a recipe may decide instead of the planner."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medsegdiff_cli.artifacts.document import StrictModel
+from medsegdiff_cli.artifacts.plan import Normalisation, Scale
+
+
+class PlanOverrides(StrictModel):
+    """The `plan` section of a recipe, and the flags of `msd plan`; None leaves the choice to the planner.
+
+    Attributes:
+        target_spacing: mm per axis in array order (z, y, x); implies geometry `spacing`.
+        size_voxels: fixed grid per axis, in plan order; implies geometry `resize`. Two numbers for volumes resize
+            their slices and leave a 2D configuration only.
+        keep_aspect: with `resize`, pad instead of stretching.
+        centre_crop: fixed size cut from the centre after resampling, in plan order.
+        normalisation: of all channels, or one a channel.
+        use_mask: normalise inside the mask or the non-zero voxels.
+        mirror_axes: axes of the plan along which augmentation may mirror.
+        config: default configuration.
+        scale: default scale.
+    """
+
+    plans_name: str = "plans"
+    geometry: Literal["spacing", "resize"] | None = None
+    target_spacing: tuple[float, ...] | None = None
+    size_voxels: tuple[int, ...] | None = None
+    keep_aspect: bool | None = None
+    interpolation: Literal["cubic", "linear", "nearest"] | None = None
+    centre_crop: tuple[int, ...] | None = None
+    normalisation: Normalisation | tuple[Normalisation, ...] | None = None
+    use_mask: bool | None = None
+    crop: Literal["nonzero", "mask", "none"] | None = None
+    mirror_axes: tuple[int, ...] | None = None
+    config: Literal["2d", "3d"] | None = None
+    scale: Scale | None = None
+    store_dtype: Literal["float16", "float32"] | None = Field(default=None)
+
+    def geometric_keys(self) -> list[str]:
+        """Return the given keys that contradict a geometry taken over from another run."""
+        taken = ("geometry", "target_spacing", "size_voxels", "keep_aspect", "interpolation", "centre_crop", "crop")
+        return [key for key in taken if getattr(self, key) is not None]
