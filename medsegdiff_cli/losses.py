@@ -1,0 +1,119 @@
+"""Losses: Dice and cross-entropy for exclusive classes and for overlapping regions, with ignored voxels.
+
+All are pure functions, computed in float32 at least (also under autocast), and finite when a class is absent or
+every voxel is ignored. Ignored voxels have exactly zero gradient. Dice follows nnU-Net (Isensee et al. 2021) with
+its smoothing in numerator and denominator: an absent class scores near 1 only when next to nothing is predicted.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_dice(
+    probabilities: Tensor,
+    mask: Tensor,
+    valid: Tensor | None = None,
+    *,
+    batch_dice: bool,
+    include_background: bool = False,
+    smooth: float = 1e-5,
+) -> Tensor:
+    """Return the mean soft Dice coefficient, 2 |P M| / (|P| + |M|), a scalar between 0 and 1; its loss is 1 minus it.
+
+    Args:
+        probabilities: (batch, class, *spatial) in [0, 1].
+        mask: (batch, class, *spatial), one-hot classes or regions, any type.
+        valid: bool (batch, *spatial) or (batch, 1, *spatial), False where voxels do not count; None: all count.
+        batch_dice: sum over the batch before dividing, so that small patches share one coefficient a class.
+        include_background: count channel 0; it is left out when the only other channels are classes beside it.
+        smooth: added to numerator and denominator, in voxels.
+    """
+    first = 0 if include_background else 1
+    p, m = _exact(probabilities)[:, first:], mask[:, first:]
+    if valid is not None:
+        counted = _with_channel(valid, probabilities)
+        p, m = p.where(counted, 0), m.where(counted, 0)
+    m = m.to(p.dtype)
+    axes = ([0] if batch_dice else []) + list(range(2, p.ndim))
+    overlap, total = (p * m).sum(axes), p.sum(axes) + m.sum(axes)
+    return ((2 * overlap + smooth) / (total + smooth)).mean()
+
+
+def cross_entropy(logits: Tensor, label: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy of the voxels that count, in nats; 0 when there is none.
+
+    Args:
+        logits: (batch, class, *spatial).
+        label: int64 (batch, *spatial) class indices; any value where `valid` is False.
+        valid: bool (batch, *spatial) or (batch, 1, *spatial); None: all count.
+    """
+    if valid is None:
+        return F.cross_entropy(_exact(logits), label)
+    counted = valid.reshape(label.shape)
+    total = F.cross_entropy(_exact(logits), label.where(counted, -100), ignore_index=-100, reduction="sum")
+    return total / counted.sum().clamp(min=1)
+
+
+def binary_cross_entropy(logits: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the mean over regions and voxels that count of the binary cross-entropy, in nats; 0 when there is none.
+
+    Args:
+        logits: (batch, region, *spatial).
+        mask: (batch, region, *spatial) of 0 and 1; any value where `valid` is False.
+        valid: bool (batch, *spatial) or (batch, 1, *spatial); None: all count.
+    """
+    exact = _exact(logits)
+    if valid is None:
+        return F.binary_cross_entropy_with_logits(exact, mask.to(exact.dtype))
+    counted = _with_channel(valid, logits)
+    terms = F.binary_cross_entropy_with_logits(exact, mask.where(counted, 0).to(exact.dtype), reduction="none")
+    return terms.where(counted, 0).sum() / (counted.sum() * logits.shape[1]).clamp(min=1)
+
+
+def dice_and_cross_entropy(
+    logits: Tensor,
+    label_or_mask: Tensor,
+    valid: Tensor | None = None,
+    *,
+    exclusive: bool,
+    batch_dice: bool,
+    dice_weight: float = 1.0,
+    ce_weight: float = 1.0,
+) -> dict[str, Tensor]:
+    """Return nnU-Net's loss as its two weighted terms, `dice` (weight x (1 - Dice)) and `cross_entropy`.
+
+    Args:
+        logits: (batch, class, *spatial), before softmax (exclusive) or sigmoid (regions).
+        label_or_mask: exclusive: int64 (batch, *spatial); regions: (batch, region, *spatial) of 0 and 1.
+        valid: bool (batch, *spatial) or (batch, 1, *spatial); None: all count.
+        exclusive: classes exclude each other and class 0 is the background, which Dice leaves out.
+        batch_dice: see `soft_dice`.
+        dice_weight: factor of the Dice term.
+        ce_weight: factor of the cross-entropy term.
+    """
+    exact = _exact(logits)
+    if exclusive:
+        probabilities, mask = exact.softmax(dim=1), _one_hot(label_or_mask, valid, logits.shape[1])
+        entropy = cross_entropy(exact, label_or_mask, valid)
+    else:
+        probabilities, mask = exact.sigmoid(), label_or_mask
+        entropy = binary_cross_entropy(exact, mask, valid)
+    dice = soft_dice(probabilities, mask, valid, batch_dice=batch_dice, include_background=not exclusive)
+    return {"dice": dice_weight * (1 - dice), "cross_entropy": ce_weight * entropy}
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _with_channel(valid: Tensor, like: Tensor) -> Tensor:
+    """Return `valid` as (batch, 1, *spatial)."""
+    return valid if valid.ndim == like.ndim else valid[:, None]
+
+
+def _one_hot(label: Tensor, valid: Tensor | None, n_classes: int) -> Tensor:
+    """Return bool (batch, class, *spatial); labels outside `valid`, which may be no class at all, become class 0."""
+    known = label if valid is None else label.where(valid.reshape(label.shape), 0)
+    shape = (label.shape[0], n_classes, *label.shape[1:])
+    return torch.zeros(shape, dtype=torch.bool, device=label.device).scatter_(1, known[:, None], True)

@@ -1,0 +1,1 @@
+"""Networks: plain `nn.Module`s for 2D and 3D, without any knowledge of diffusion, data or training."""
