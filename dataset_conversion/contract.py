@@ -13,6 +13,8 @@ from medsegdiff_cli.errors import UsageError
 # Every converter understands these: the shared writer obeys them.
 COMMON_OPTIONS = frozenset({"name", "overwrite", "licence", "domain", "file_ending", "channel_names", "workers"})
 
+_FLAGS = {"group_regex": "--group", "channel_names": "--channel"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FormatInfo:
@@ -96,8 +98,8 @@ class ConversionReport:
     notes: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data with a version."""
-        return {"version": 1, **asdict(self), "destination": str(self.destination)}
+        """Return plain data with a schema version."""
+        return {"schema_version": 1, **asdict(self), "destination": str(self.destination)}
 
 
 Convert = Callable[[Path, Path, Options], ConversionReport]
@@ -112,7 +114,7 @@ def refuse_foreign_options(info: FormatInfo, options: Options) -> None:
     given = {name for name in Options.model_fields if getattr(options, name) != getattr(Options(), name)}
     foreign = sorted(given - info.options - COMMON_OPTIONS)
     if foreign:
-        flags = ", ".join("--" + name.removesuffix("_regex").replace("_", "-") for name in foreign)
+        flags = ", ".join(_FLAGS.get(name, "--" + name.replace("_", "-")) for name in foreign)
         raise UsageError(
             f"'{info.name}' does not understand {flags}",
             where=f"msd convert {info.name}",

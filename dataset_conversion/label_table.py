@@ -148,8 +148,8 @@ def _renumber(value: int | list[int], target_of: Mapping[int, int]) -> int | lis
 
 def _undeclared(unknown: Mapping[int, int], largest_known: int, n_voxels: int, where: str) -> InputDataError:
     n = sum(unknown.values())
-    listed = ", ".join(f"{value} ({unknown[value]}x)" for value in sorted(unknown)[:8])
-    listed += ", ..." if len(unknown) > 8 else ""
+    listed = ", ".join(f"{value} ({unknown[value]}x)" for value in sorted(unknown)[:4])
+    listed += ", ..." if len(unknown) > 4 else ""
     what = f"{len(unknown)} label values without a class in {n} voxels ({100 * n / n_voxels:.2g} %): {listed}"
     if min(unknown) > 0 and max(unknown) < largest_known:
         fix = (

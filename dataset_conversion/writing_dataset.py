@@ -198,7 +198,7 @@ def _name_channels(names: Sequence[str] | None, n_channels: int, *, is_colour: b
     if len(names) != n_channels:
         raise InputDataError(
             f"{len(names)} channel names ({', '.join(names)}) for images of {n_channels} channels",
-            fix="give one name a channel (--channel-names)",
+            fix="give one name a channel (--channel)",
         )
     return {str(index): name for index, name in enumerate(names)}
 

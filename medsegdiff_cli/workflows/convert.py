@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,33 @@ def available_formats() -> dict[str, Any]:
     return {name: module.FORMAT for name, module in _format_modules().items()}
 
 
-def conversion_options(**settings: Any) -> Any:
-    """Return the `Options` of the converters from plain settings; see their class for the names.
+def parse_options(
+    *, label_map: Sequence[str] = (), extra_labels: Sequence[str] = (), test_list: Path | None = None, **settings: Any
+) -> Any:
+    """Return the converters' `Options` (see their class for all names) from the words of a command line.
+
+    Args:
+        label_map: "VALUE:NAME" each, for example "255:lung".
+        extra_labels: "OBSERVER=SUFFIX" each, for example "second=_2ndHO".
+        test_list: file with one case or group a line.
 
     Raises:
-        UsageError: an unknown name or a value of the wrong kind.
+        UsageError: an unknown name, a value of the wrong kind, or a missing test list.
     """
-    return validate(importlib.import_module(f"{_PACKAGE}.contract").Options, settings, "msd convert")
+    values = [_split_pair(text, ":", "--label-map", "VALUE:NAME") for text in label_map]
+    observers = [_split_pair(text, "=", "--extra-labels", "OBSERVER=SUFFIX") for text in extra_labels]
+    for key, flag in ((key, flag) for pairs, flag in ((values, "value"), (observers, "observer")) for key, _ in pairs):
+        if sum(key == other for other, _ in (*values, *observers)) > 1:
+            raise UsageError(f"{flag} '{key}' is given twice", where="msd convert", fix="leave one out")
+    if test_list is not None and not test_list.expanduser().is_file():
+        raise UsageError(f"no file '{test_list}'", where="--test-list", fix="check the path")
+    given = {
+        **settings,
+        "label_map": dict(values),
+        "extra_labels": dict(observers),
+        "test_list": None if test_list is None else test_list.expanduser().resolve(),
+    }
+    return validate(importlib.import_module(f"{_PACKAGE}.contract").Options, given, "msd convert")
 
 
 def convert_dataset(format_name: str, source: Path, destination: Path, options: Any) -> Any:
@@ -30,7 +51,7 @@ def convert_dataset(format_name: str, source: Path, destination: Path, options: 
 
     Args:
         destination: the dataset folder to be written, for example `raw/Dataset004_Hippocampus`.
-        options: from `conversion_options`.
+        options: from `parse_options`.
 
     Raises:
         UsageError: an unknown format, an option that it does not understand, or an existing destination.
@@ -48,6 +69,13 @@ def convert_dataset(format_name: str, source: Path, destination: Path, options: 
         fix = "choose a destination outside the source"
         raise UsageError("the destination contains the source", where=str(destination), fix=fix)
     return module.convert(source, destination, options)
+
+
+def _split_pair(text: str, separator: str, flag: str, shape: str) -> tuple[str, str]:
+    left, found, right = text.partition(separator)
+    if not (left and found and right):
+        raise UsageError(f"'{text}' is not {shape}", where=flag, fix=f"write {flag} {shape}")
+    return left.strip(), right.strip()
 
 
 def _format_modules() -> dict[str, Any]:
