@@ -1,0 +1,1 @@
+"""Evaluation: predictions against references, per case, class, group and domain."""

@@ -1,0 +1,134 @@
+"""Score many cases from their files, in one or several processes."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+from medsegdiff_cli.artifacts.scores import DISTANCES, RATIOS, CaseScore, ClassScore, Scores
+from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError
+from medsegdiff_cli.evaluation.case_scores import score_case, volume_unit
+from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings, read_pair
+from medsegdiff_cli.evaluation.summary import collect_scores
+from medsegdiff_cli.metrics.surface import image_diagonal_mm
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate_folder(
+    pairs: Sequence[ScorePair],
+    settings: ScoreSettings,
+    *,
+    allow_missing: bool = False,
+    workers: int = 1,
+    notes: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
+    on_case: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score many cases; a case that cannot be scored is listed in `failures`, the others go on.
+
+    Args:
+        pairs: one per case; their order is kept.
+        settings: label values and tolerance.
+        allow_missing: leave cases without a prediction out instead of giving them the worst scores.
+        workers: processes; up to 1 works in this one. The scores do not depend on it.
+        notes: sentences to keep beside the scores.
+        provenance: where the predictions come from.
+        on_case: called with the case name after each case, for a progress bar.
+
+    Raises:
+        InputDataError: no case at all could be scored, or a case name occurs twice.
+        ResourceError: a worker died.
+    """
+    names = [pair.case for pair in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputDataError(f"cases {twice[:5]} occur more than once", fix="give every case one name")
+    left_out = [pair.case for pair in pairs if pair.prediction is None] if allow_missing else []
+    chosen = [pair for pair in pairs if pair.case not in set(left_out)]
+    cases: list[CaseScore] = []
+    failures: dict[str, str] = {}
+    for pair, outcome in zip(chosen, _outcomes(chosen, settings, workers), strict=True):
+        if isinstance(outcome, CaseScore):
+            cases.append(outcome)
+        else:
+            _log.warning("case %s is not scored: %s", pair.case, outcome)
+            failures[pair.case] = outcome
+        if on_case is not None:
+            on_case(pair.case)
+    if not cases:
+        reasons = "; ".join(f"{case}: {reason}" for case, reason in list(failures.items())[:3])
+        raise InputDataError(f"none of {len(pairs)} cases could be scored", where=reasons or None)
+    said = [f"{len(left_out)} cases have no prediction and were left out (--allow-missing)"] if left_out else []
+    return collect_scores(
+        cases,
+        settings.classes,
+        nsd_tolerance=settings.nsd_tolerance,
+        failures=failures,
+        notes=(*notes, *said),
+        provenance=provenance,
+    )
+
+
+def score_pair(pair: ScorePair, settings: ScoreSettings) -> CaseScore:
+    """Read and score one case; without a prediction it gets the worst scores in every class.
+
+    Raises:
+        InputDataError: as `read_pair`.
+    """
+    labels = read_pair(pair, settings)
+    geometry, is_physical = labels.geometry, labels.geometry.has_physical_spacing
+    classes = score_case(
+        labels.prediction,
+        labels.reference,
+        settings.classes,
+        geometry.spacing_mm,
+        ignore_value=settings.ignore_value,
+        nsd_tolerance_mm=settings.nsd_tolerance,
+        has_physical_spacing=is_physical,
+    )
+    diagonal = image_diagonal_mm(geometry.shape, geometry.spacing_mm)
+    if pair.prediction is None:
+        classes = [_worst(score, diagonal) for score in classes]
+    return CaseScore(
+        case=pair.case,
+        group=pair.group,
+        domain=pair.domain,
+        reference_file=str(pair.reference),
+        prediction_file=None if pair.prediction is None else str(pair.prediction),
+        missing_prediction=pair.prediction is None,
+        distance_unit="mm" if is_physical else "px",
+        volume_unit=volume_unit(geometry.n_dims, is_physical),
+        image_diagonal=diagonal,
+        classes=tuple(classes),
+    )
+
+
+def _outcomes(pairs: Sequence[ScorePair], settings: ScoreSettings, workers: int) -> Iterator[CaseScore | str]:
+    work = partial(_score_or_reason, settings=settings)
+    if workers <= 1 or len(pairs) <= 1:
+        yield from map(work, pairs)
+        return
+    try:
+        # spawn: a forked child would inherit the locks of this process's threads.
+        with ProcessPoolExecutor(min(workers, len(pairs)), mp_context=get_context("spawn")) as pool:
+            yield from pool.map(work, pairs)
+    except BrokenProcessPool as error:
+        fix = "use fewer --workers; the system may have run out of memory"
+        raise ResourceError("a worker process died", where="evaluation", fix=fix) from error
+
+
+def _score_or_reason(pair: ScorePair, settings: ScoreSettings) -> CaseScore | str:
+    try:
+        return score_pair(pair, settings)
+    except MsdError as error:
+        return str(error)
+
+
+def _worst(score: ClassScore, diagonal: float) -> ClassScore:
+    """Give a class the worst scores, also where it is absent: nobody predicted that it is."""
+    worst = {**dict.fromkeys((*RATIOS, "nsd"), 0.0), **dict.fromkeys(DISTANCES, diagonal), "undefined": False}
+    return score.model_copy(update=worst)
