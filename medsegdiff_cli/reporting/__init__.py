@@ -1,0 +1,1 @@
+"""Reporting: tables, curves and contact sheets made from artefacts."""
