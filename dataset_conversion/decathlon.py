@@ -8,14 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medsegdiff_cli.artifacts.dataset_folder import Part
 from medsegdiff_cli.artifacts.document import read_json
+from medsegdiff_cli.atomic import write_bytes, write_json
 from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.reading import ending_of
+from medsegdiff_cli.imaging.writing import write_image
 
 from .case_source import CaseSource, bare_name, name_cases, visible_files
 from .contract import ConversionReport, FormatInfo, Options
 from .label_table import table_of_declared
+from .phantom import phantom
 from .v1_spelling import channel_names_of, labels_by_name, text_of
 from .writing_dataset import Declared, write_dataset
 
@@ -63,6 +69,31 @@ def convert(source: Path, destination: Path, options: Options) -> ConversionRepo
         more={key: header[key] for key in ("reference", "release") if isinstance(header.get(key), str)},
     )
     return write_dataset(FORMAT.name, sources, declared, destination, options)
+
+
+def make_fake_source(folder: Path) -> Options:
+    """Write a task of two channels in a fourth axis, with hidden files and a test image."""
+    grid = Geometry.plain((6, 8, 10), (2.0, 1.0, 1.0))
+    for index, part in enumerate(("Tr", "Tr", "Ts")):
+        image, label = phantom(grid.shape, (1, 2), seed=index)
+        both = np.concatenate([image, 255 - image])
+        write_image(folder / f"images{part}" / f"fake_{index:03d}.nii.gz", Image(array=both, geometry=grid))
+        write_bytes(folder / f"images{part}" / f"._fake_{index:03d}.nii.gz", b"resource fork")
+        if part == "Tr":
+            label_file = folder / "labelsTr" / f"fake_{index:03d}.nii.gz"
+            write_image(label_file, Image(array=label.astype(np.float32), geometry=grid))
+    training = [
+        {"image": f"./imagesTr/fake_{index:03d}.nii.gz", "label": f"./labelsTr/fake_{index:03d}.nii.gz"}
+        for index in range(2)
+    ]
+    header = {
+        "modality": {"0": "FLAIR", "1": "T1w"},
+        "labels": {"0": "background", "1": "edema", "2": "tumour"},
+        "training": training,
+        "test": ["./imagesTs/fake_002.nii.gz"],
+    }
+    write_json(folder / "dataset.json", header)
+    return Options()
 
 
 def _image_of(item: Any, where: Path) -> str:

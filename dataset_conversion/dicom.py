@@ -6,15 +6,19 @@ same name; DICOM SEG and RTSTRUCT are not read.
 
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from medsegdiff_cli.artifacts.dataset_folder import Part
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.dicom import list_dicom_series
+from medsegdiff_cli.imaging.image import Geometry, Image
+from medsegdiff_cli.imaging.writing import write_image
 
 from .case_source import CaseSource, bare_name, is_hidden, safe_name
 from .contract import ConversionReport, FormatInfo, Options
 from .folder import choose_table, find_files, group_in, pair_labels
+from .phantom import phantom
 from .test_set import set_aside
 from .writing_dataset import Declared, write_dataset
 
@@ -62,6 +66,42 @@ def convert(source: Path, destination: Path, options: Options) -> ConversionRepo
         notes=notes,
     )
     return write_dataset(FORMAT.name, sources, declared, destination, options)
+
+
+def make_fake_source(folder: Path) -> Options:
+    """Write two CT series of two patients and a NIfTI label for the first."""
+    grid = Geometry.plain((5, 16, 12), (2.5, 0.7, 0.7))
+    for index, case in enumerate(("patient1/ct", "patient2/ct")):
+        image, label = phantom(grid.shape, (1,), seed=index)
+        _write_series(
+            folder / case, image[0].astype(np.int16) - 100, grid, uid=f"1.2.826.0.1.3680043.2.1125.{index + 1}"
+        )
+        if index == 0:
+            write_image(folder / "labels" / "patient1_ct.nii.gz", Image(array=label, geometry=grid))
+    return Options(label_map={1: "liver"})
+
+
+def _write_series(folder: Path, voxels: np.ndarray, grid: Geometry, uid: str) -> None:
+    folder.mkdir(parents=True)
+    for index, voxels_2d in enumerate(voxels):
+        native = sitk.GetImageFromArray(voxels_2d[np.newaxis])
+        native.SetSpacing(grid.spacing_mm[::-1])
+        native.SetOrigin((0.0, 0.0, index * grid.spacing_mm[0]))
+        tags = {
+            _MODALITY: "CT",
+            "0020|000e": uid,
+            "0020|000d": uid,
+            "0008|0018": f"{uid}.{index}",
+            "0020|0013": str(index),
+            "0020|0032": f"0\\0\\{index * grid.spacing_mm[0]}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
+        for tag, value in tags.items():
+            native.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"slice{index:02d}.dcm"))
+        writer.Execute(native)
 
 
 def series_folders(source: Path) -> dict[Path, str]:

@@ -5,13 +5,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from medsegdiff_cli.artifacts.dataset_folder import Part
 from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.reading import ending_of, read_label
+from medsegdiff_cli.imaging.writing import write_image
 
 from .case_source import CaseSource, bare_name, is_hidden, name_cases, safe_name
 from .contract import ConversionReport, FormatInfo, Options
 from .label_table import LabelTable, count_values, table_of_found, table_of_map
+from .phantom import phantom
 from .test_set import set_aside
 from .writing_dataset import Declared, for_all_cases, write_dataset
 
@@ -67,6 +72,30 @@ def convert(source: Path, destination: Path, options: Options) -> ConversionRepo
         notes=(*test_notes, *_notes(names, sources, suffixes)),
     )
     return write_dataset(FORMAT.name, sources, declared, destination, options)
+
+
+def make_fake_source(folder: Path) -> Options:
+    """Write colour and grey photographs of three patients, masks of two observers with greys, one image unlabelled."""
+    grid = Geometry.plain((24, 20), has_physical_spacing=False)
+    for index, name in enumerate(("p1_left", "p1_right", "p2_left", "p3_left")):
+        image, mask = phantom(grid.shape, (255,), seed=index)
+        colours = np.concatenate([image, image, image if index == 0 else 255 - image])
+        write_image(folder / "photos" / f"{name}.dcm.png", Image(array=colours, geometry=grid))
+        mask[0, 0, 0] = 3
+        if name != "p3_left":
+            for observer in "AB":
+                write_image(folder / "masks" / f"{name}_{observer}.png", Image(array=mask, geometry=grid))
+    return Options(
+        images="photos/*.png",
+        labels="masks/*_A.png",
+        label_suffix="_A",
+        extra_labels={"second": "_B"},
+        label_map={255: "vessel"},
+        threshold=127,
+        group_regex=r"(p\d)_",
+        domain="camera",
+        test_count=1,
+    )
 
 
 def find_files(source: Path, pattern: str) -> list[Path]:

@@ -10,12 +10,16 @@ from typing import Any, get_args
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, DatasetJson, Part
 from medsegdiff_cli.artifacts.document import read_json, validate
+from medsegdiff_cli.atomic import write_json
 from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.reading import IMAGE_ENDINGS
+from medsegdiff_cli.imaging.writing import write_image
 
 from .case_source import CaseSource, safe_name
 from .contract import ConversionReport, FormatInfo, Options
 from .label_table import table_of_declared
+from .phantom import phantom
 from .v1_spelling import channel_names_of, labels_by_name, text_of
 from .writing_dataset import Declared, write_dataset
 
@@ -23,7 +27,7 @@ FORMAT = FormatInfo(
     name="nnunet",
     title="nnU-Net raw dataset (v1 or v2)",
     reads=(
-        "A folder with dataset.json, imagesTr/CASE_0000.nii.gz (one file a channel) and labelsTr/CASE.nii.gz; if there, "
+        "A folder with dataset.json, imagesTr/CASE_0000.nii.gz (a file a channel), labelsTr/CASE.nii.gz and, if there, "
         "imagesTs with or without labelsTs, imagesUn, masksTr/Ts/Un and labelsTr_OBSERVER. The explicit listing "
         "`dataset` and version 1's `modality` and labels {'0': 'background'} are understood. imagesTs become "
         "unlabelled training images with --test-as-unlabelled."
@@ -60,6 +64,27 @@ def convert(source: Path, destination: Path, options: Options) -> ConversionRepo
         more={key: header[key] for key in _KEPT_KEYS if isinstance(header.get(key), str | bool)},
     )
     return write_dataset(FORMAT.name, found, declared, destination, options)
+
+
+def make_fake_source(folder: Path) -> Options:
+    """Write a version 2 dataset with arbitrary label values, overlapping regions, ignore, and all kinds of parts."""
+    grid = Geometry.plain((6, 8, 18), (3.0, 0.5, 0.5))
+    for index, part in enumerate(("Tr", "Tr", "Ts", "Un")):
+        image, label = phantom(grid.shape, (205, 420, 500), seed=index)
+        for channel, array in enumerate((image, 255 - image)):
+            write_image(folder / f"images{part}" / f"fake{index}_{channel:04d}.nrrd", Image(array=array, geometry=grid))
+        if part != "Un":
+            write_image(folder / f"labels{part}" / f"fake{index}.nrrd", Image(array=label, geometry=grid))
+    header = {
+        "channel_names": {"0": "CT", "1": "PET"},
+        "labels": {"background": 0, "whole": [205, 420], "core": [420], "ignore": 500},
+        "regions_class_order": [205, 420],
+        "numTraining": 2,
+        "file_ending": ".nrrd",
+        "groups": {"fake0": "patientA", "fake1": "patientB"},
+    }
+    write_json(folder / "dataset.json", header)
+    return Options()
 
 
 def _as_v2(source: Path, header: Mapping[str, Any], labels: Mapping[str, Any]) -> DatasetJson:
