@@ -108,19 +108,38 @@ def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> I
         yield update
 
 
-def parse_overrides(assignments: list[str] | None) -> dict[str, str]:
-    """Turn `--set key=value` into a mapping.
+def parse_pairs(texts: list[str] | None, separator: str, flag: str) -> dict[str, str]:
+    """Turn the values of a repeatable flag, such as `--set key=value`, into a mapping.
 
     Raises:
-        UsageError: an entry without '='.
+        UsageError: an entry without the separator.
     """
-    overrides = {}
-    for assignment in assignments or []:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"'{assignment}' is no KEY=VALUE", where="--set", fix="write for example --set steps=500")
-        overrides[key.strip()] = value.strip()
-    return overrides
+    pairs = {}
+    for text in texts or []:
+        key, found, value = text.partition(separator)
+        if not found or not key.strip():
+            raise UsageError(f"'{text}' has no '{separator}'", where=flag, fix=f"write {flag} LEFT{separator}RIGHT")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def parse_duration(text: str | None, flag: str) -> float | None:
+    """Return the seconds of `6h`, `90m`, `30s` or plain seconds.
+
+    Raises:
+        UsageError: no duration.
+    """
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise UsageError(f"'{text}' is no duration", where=flag, fix="write 6h, 90m or 30s")
+    return seconds
 
 
 def _fail(code: int, message: str, error: BaseException | None, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torch
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
+from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.inference.fusion import label_map
 from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
 from medsegdiff_cli.methods.base import Method
@@ -74,12 +74,8 @@ def grid_dice(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> 
     return scores
 
 
-def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = None) -> Mapping[str, Any]:
-    """Predict the fold's validation cases into `fold_K/validation/` and score them on the native grid.
-
-    Returns:
-        the summary that was written as `summary.json`.
-    """
+def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = None) -> Scores:
+    """Predict the fold's validation cases into `fold_K/validation/` and score them on the native grid."""
     cases = {case.case: case for case in setup.dataset.cases("Tr")}
     (model,) = load_models([setup.folder], device=setup.request.device)
     job = PredictionJob(
@@ -100,7 +96,7 @@ def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = 
     request = EvaluateRequest(
         predictions=job.output, reference=setup.dataset.path, cases=setup.record.val_cases, workers=0
     )
-    return evaluate_predictions(request).summary()
+    return evaluate_predictions(request)
 
 
 def spread(cases: tuple[str, ...], count: int) -> tuple[str, ...]:

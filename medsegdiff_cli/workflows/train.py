@@ -1,13 +1,13 @@
 """`msd train` and `msd finetune`: from a settled run to trained weights and its fold's validation scores."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from medsegdiff_cli import log as logs
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
+from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, write_run
 from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.methods.base import Method, Stage
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What came out: the record, and the validation summary (None without validation cases)."""
+    """What came out: the record, and the validation scores (None without validation cases)."""
 
     record: RunRecord
-    summary: Mapping[str, Any] | None
+    scores: Scores | None
 
 
 def train_run(setup: RunSetup, on_step: Callable[..., None] | None = None) -> TrainReport:

@@ -1,0 +1,104 @@
+"""`msd finetune`: the labelled stages of a method, starting from another run's weights."""
+
+from typing import Annotated
+
+import typer
+
+from medsegdiff_cli.cli.shell import (
+    ConfigOption,
+    DatasetArgument,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    OverwriteOption,
+    PresetOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    VerboseOption,
+    WorkersOption,
+    WorkspaceOption,
+    parse_duration,
+    parse_pairs,
+    verb,
+)
+from medsegdiff_cli.cli.train import (
+    CasesOption,
+    CountOption,
+    FoldOption,
+    MaxTimeOption,
+    MethodArgument,
+    NameOption,
+    PlansOption,
+    RecipeOption,
+    ScaleOption,
+    SelectionOption,
+    train_folds,
+)
+
+
+@verb
+def finetune(
+    method: MethodArgument,
+    dataset: DatasetArgument,
+    parent: Annotated[str, typer.Option("--from", metavar="RUN", help="Run (fold folder, or its parent) to start from.")],
+    config: ConfigOption = None,
+    fold: FoldOption = "0",
+    cases: CasesOption = None,
+    count: CountOption = "groups",
+    scale: ScaleOption = None,
+    preset: PresetOption = "recommended",
+    recipe: RecipeOption = None,
+    plans_name: PlansOption = None,
+    overrides: SetOption = None,
+    selection: SelectionOption = None,
+    min_coverage: Annotated[
+        float, typer.Option("--min-coverage", min=0, max=1, help="Least share of the network that RUN must fill.")
+    ] = 0.5,
+    seed: SeedOption = 0,
+    name: NameOption = None,
+    max_time: MaxTimeOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Train from another run's weights, across datasets: changed channels and classes are adapted and listed.
+
+    Example: `msd finetune supervised 12 --from supervised__2d --cases 6`
+    """
+    from medsegdiff_cli.paths import open_workspace
+    from medsegdiff_cli.workflows.run_setup import find_parent
+
+    train_folds(
+        {
+            "method": method,
+            "dataset": dataset,
+            "config": config,
+            "cases": cases,
+            "count": count,
+            "scale": scale,
+            "preset": preset,
+            "recipe": recipe,
+            "plans_name": plans_name,
+            "overrides": parse_pairs(overrides, "=", "--set"),
+            "selection": selection,
+            "seed": seed,
+            "name": name,
+            "parent": find_parent(parent, open_workspace(workspace), fold),
+            "min_coverage": min_coverage,
+            "max_time_s": parse_duration(max_time, "--max-time"),
+            "overwrite": overwrite,
+        },
+        fold=fold,
+        device=device,
+        workers=workers,
+        workspace=workspace,
+        dry_run=dry_run,
+        json_output=json_output,
+        quiet=quiet,
+    )

@@ -1,0 +1,114 @@
+"""`msd plan`: fingerprint and plans, explained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsegdiff_cli.cli.shell import (
+    JsonOption,
+    OverwriteOption,
+    PlansNameOption,
+    PresetOption,
+    QuietOption,
+    VerboseOption,
+    WorkersOption,
+    WorkspaceOption,
+    print_json,
+    progress_bar,
+    say,
+    verb,
+)
+
+
+@verb
+def plan(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, name or path.")] = "",
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="Also show patch, batch and memory for this method.")
+    ] = None,
+    preset: PresetOption = "recommended",
+    plans_name: PlansNameOption = "plans",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Device memory to fit, for example 8G [the GPU's, else half the RAM].")
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option("--geometry", help="spacing (common voxel size) or resize (fixed grid).")
+    ] = None,
+    size: Annotated[
+        list[int] | None, typer.Option("--size", help="Fixed grid of `resize`, once per axis (or once for all).")
+    ] = None,
+    keep_aspect: Annotated[
+        bool | None, typer.Option("--keep-aspect/--stretch", help="With `resize`: pad instead of stretching.")
+    ] = None,
+    centre_crop: Annotated[
+        list[int] | None, typer.Option("--centre-crop", help="Cut this size from the centre, once per axis.")
+    ] = None,
+    target_spacing: Annotated[
+        list[float] | None, typer.Option("--target-spacing", help="Voxel size in mm, once per axis (z y x).")
+    ] = None,
+    normalisation: Annotated[
+        str | None, typer.Option("--normalisation", help="zscore, ct, rescale_0_1, quantile, none ... for all channels.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", help="Run or plan whose geometry and normalisation to copy.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option("--scale", help="Default scale of trainings: tiny, small, full.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plans and exit.")] = False,
+    workspace: WorkspaceOption = None,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Measure the dataset and plan 2D and 3D configurations; the plan is a YAML file to read and edit.
+
+    Example: `msd plan 4`, `msd plan 11 --geometry resize --size 128`, `msd plan 4 --method supervised --memory 8G`
+    """
+    from medsegdiff_cli.errors import UsageError
+    from medsegdiff_cli.paths import open_workspace
+
+    if schema:
+        from medsegdiff_cli.artifacts.plan import Plan
+
+        print_json(Plan.model_json_schema())
+        return
+    if not dataset:
+        raise UsageError("which dataset?", where="DATASET", fix="msd plan 4")
+    from medsegdiff_cli.workflows.devices import choose_workers
+    from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+
+    overrides = {
+        "geometry": geometry,
+        "size_voxels": size,
+        "keep_aspect": keep_aspect,
+        "centre_crop": centre_crop,
+        "target_spacing_mm": target_spacing,
+        "normalisation": normalisation,
+        "default_scale": scale,
+    }
+    with progress_bar("measuring", quiet=quiet or json_output) as update:
+        report = plan_dataset(
+            PlanRequest(
+                dataset=dataset,
+                workspace=open_workspace(workspace),
+                plans_name=plans_name,
+                method=method,
+                preset=preset,
+                memory=memory,
+                like=like,
+                workers=choose_workers(workers),
+                overwrite=overwrite,
+                overrides={key: value for key, value in overrides.items() if value not in (None, [])},
+            ),
+            progress=lambda done, total: update(done=done, total=total),
+        )
+    if json_output:
+        print_json(report.to_json())
+        return
+    for line in report.plan.explanation:
+        say(f"- {line}", quiet)
+    for line in report.method_lines:
+        say(f"- {line}", quiet)
+    say(f"{report.path}", quiet)

@@ -1,0 +1,138 @@
+"""`msd predict`: trained models on a file, a folder or a list."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsegdiff_cli.cli.shell import (
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    VerboseOption,
+    WorkersOption,
+    WorkspaceOption,
+    print_json,
+    progress_bar,
+    say,
+    verb,
+)
+
+
+@verb
+def predict(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL... INPUT OUTPUT", help="Models (several are averaged), images, output folder."),
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--input", "-i", help="Images, instead of INPUT.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, instead of OUTPUT.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Dataset whose runs MODEL names.")] = None,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Configuration of the run MODEL names.")] = None,
+    folds: Annotated[
+        list[str] | None, typer.Option("--folds", "-f", help="Folds to average; repeatable [all that are trained].")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="best or last [what the run selects by].")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option("--step-size", min=0.05, max=1, help="Distance of windows as a share of the patch.")
+    ] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows [the recipe's].")
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Repetitions of a stochastic method.")] = 1,
+    window_batch: Annotated[int | None, typer.Option("--window-batch", min=1, help="Windows per network call.")] = None,
+    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write one map per class.")] = False,
+    save_uncertainty: Annotated[
+        bool, typer.Option("--save-uncertainty", help="Write entropy and, with several members, variance.")
+    ] = False,
+    save_members: Annotated[bool, typer.Option("--save-members", help="Write each member's label map.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option("--masks", help="Folder with a body or brain mask per case, if the plan needs it.")
+    ] = None,
+    num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Split the cases into so many jobs.")] = 1,
+    shard_id: Annotated[int, typer.Option("--shard-id", min=0, help="This job's number, from 0.")] = 0,
+    print_slurm: Annotated[
+        bool, typer.Option("--print-slurm", help="Print a SLURM job array script for --num-shards and stop.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Segment images; label maps come out on each image's own grid, and the same command again finishes what is missing.
+
+    Exit code 5 says that some cases failed (they are listed; the others are written), 3 that all did.
+
+    Example: `msd predict supervised__3d new_patients/ segmentations/`
+    """
+    from medsegdiff_cli.paths import open_workspace
+    from medsegdiff_cli.prediction.settings import OutputSettings
+    from medsegdiff_cli.prediction.slurm import slurm_script
+    from medsegdiff_cli.workflows.predict import PredictRequest, find_models, prepare_prediction, run_prediction
+    from medsegdiff_cli.workflows.predict import split_arguments
+
+    models, source, output = split_arguments(arguments or [], source, output)
+    if print_slurm:
+        typer.echo(slurm_script(num_shards))
+        return
+    prepared = prepare_prediction(
+        PredictRequest(
+            models=find_models(models, open_workspace(workspace), dataset=dataset, config=config),
+            source=source,
+            output=output,
+            folds=tuple(folds or ()),
+            checkpoint=checkpoint,  # type: ignore[arg-type]  # validated by load_models
+            step_size=step_size,
+            mirror=mirror,
+            draws=draws,
+            window_batch=window_batch,
+            wanted=OutputSettings(
+                probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members
+            ),
+            masks=masks,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            seed=seed,
+            device=device,
+            workers=workers,
+            overwrite=overwrite,
+        )
+    )
+    found, skipped = len(prepared.inputs.cases), prepared.inputs.skipped
+    say(f"{found} cases found, {len(prepared.cases)} in this job; {len(skipped)} files skipped", quiet)
+    for path, reason in skipped[:20]:
+        say(f"- skipped {path.name}: {reason}", quiet)
+    if dry_run:
+        from medsegdiff_cli.workflows.forecast import forecast_prediction
+
+        forecast = forecast_prediction(prepared)
+        if json_output:
+            print_json({"schema_version": 1, "forecast": forecast})
+        else:
+            say("\n".join(f"{key}: {value}" for key, value in forecast.items()))
+        return
+    done = 0
+    with progress_bar("predicting", total=len(prepared.cases), quiet=quiet or json_output) as update:
+
+        def on_case(case: str, outcome: str) -> None:
+            nonlocal done
+            done += 1
+            update(done=done, note=f"{case} {outcome}")
+
+        report = run_prediction(prepared, on_case)
+    if json_output:
+        print_json(
+            {"schema_version": 1, "output": str(output), "written": report.written, "reused": report.reused}
+        )
+    else:
+        say(f"{output}: {len(report.written)} written, {len(report.reused)} already there", quiet)

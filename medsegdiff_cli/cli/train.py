@@ -1,0 +1,150 @@
+"""`msd train`: all stages of a method on one fold or all."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medsegdiff_cli.cli.shell import (
+    ConfigOption,
+    DatasetArgument,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    OverwriteOption,
+    PresetOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    VerboseOption,
+    WorkersOption,
+    WorkspaceOption,
+    parse_duration,
+    parse_pairs,
+    print_json,
+    progress_bar,
+    say,
+    verb,
+)
+
+MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="Name of a method, see `msd methods`.")]
+FoldOption = Annotated[str, typer.Option("--fold", "-f", help="Fold 0, 1, ..., or all (train on every case).")]
+CasesOption = Annotated[int | None, typer.Option("--cases", min=1, help="Keep so many labels (patients).")]
+CountOption = Annotated[str, typer.Option("--count", help="What --cases counts: groups (patients) or cases.")]
+ScaleOption = Annotated[str | None, typer.Option("--scale", help="tiny, small or full [the plan's default].")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Shipped recipe or YAML file [METHOD].")]
+PlansOption = Annotated[str | None, typer.Option("--plans-name", help="Plan to train on [plans].")]
+SelectionOption = Annotated[
+    str | None, typer.Option("--selection", help="last, or best on the validation labels [the recipe's].")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Ending of the run's name, for a run of its own.")]
+MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
+
+
+@verb
+def train(
+    method: MethodArgument,
+    dataset: DatasetArgument,
+    config: ConfigOption = None,
+    fold: FoldOption = "0",
+    cases: CasesOption = None,
+    count: CountOption = "groups",
+    scale: ScaleOption = None,
+    preset: PresetOption = "recommended",
+    recipe: RecipeOption = None,
+    plans_name: PlansOption = None,
+    overrides: SetOption = None,
+    selection: SelectionOption = None,
+    seed: SeedOption = 0,
+    name: NameOption = None,
+    max_time: MaxTimeOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Train a method; missing plans and preprocessing are made first, and the same command again resumes.
+
+    Afterwards the fold's validation cases are predicted and scored into `fold_K/validation/`.
+
+    Example: `msd train supervised 4 --config 3d --fold 0 --scale small`
+    """
+    train_folds(
+        {
+            "method": method,
+            "dataset": dataset,
+            "config": config,
+            "cases": cases,
+            "count": count,
+            "scale": scale,
+            "preset": preset,
+            "recipe": recipe,
+            "plans_name": plans_name,
+            "overrides": parse_pairs(overrides, "=", "--set"),
+            "selection": selection,
+            "seed": seed,
+            "name": name,
+            "max_time_s": parse_duration(max_time, "--max-time"),
+            "overwrite": overwrite,
+        },
+        fold=fold,
+        device=device,
+        workers=workers,
+        workspace=workspace,
+        dry_run=dry_run,
+        json_output=json_output,
+        quiet=quiet,
+    )
+
+
+def train_folds(
+    settings: dict[str, Any],
+    *,
+    fold: str,
+    device: str | None,
+    workers: int | None,
+    workspace: Path | None,
+    dry_run: bool,
+    json_output: bool,
+    quiet: bool,
+) -> None:
+    """Train one fold and print what came out; shared by `train` and `finetune`."""
+    from medsegdiff_cli.paths import open_workspace
+    from medsegdiff_cli.workflows.devices import choose_device, choose_workers
+    from medsegdiff_cli.workflows.forecast import forecast_training
+    from medsegdiff_cli.workflows.run_setup import check_choices, set_up_run
+    from medsegdiff_cli.workflows.train import train_run
+
+    check_choices(settings)
+    chosen = choose_device(device)
+    from medsegdiff_cli.workflows.run_setup import TrainRequest
+
+    request = TrainRequest(
+        **settings,
+        fold=fold,
+        workspace=open_workspace(workspace),
+        device=chosen,
+        workers=choose_workers(workers, chosen),
+    )
+    setup = set_up_run(request)
+    if dry_run:
+        forecast = forecast_training(setup)
+        if json_output:
+            print_json({"schema_version": 1, "run": str(setup.folder), "forecast": forecast})
+        else:
+            say("\n".join([f"run: {setup.folder}", *(f"{key}: {value}" for key, value in forecast.items())]))
+        return
+    say(f"run: {setup.folder}", quiet or json_output)
+    with progress_bar("training", total=setup.recipe.training.steps, quiet=quiet or json_output) as update:
+        report = train_run(setup, on_step=update)
+    if json_output:
+        print_json({"schema_version": 1, "run": str(setup.folder), "summary": report.summary})
+        return
+    from medsegdiff_cli.cli.evaluate import print_summary
+
+    if report.summary is not None:
+        print_summary(setup.folder / "validation", quiet)

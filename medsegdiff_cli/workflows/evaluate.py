@@ -1,0 +1,229 @@
+"""`msd evaluate`: predictions against references of any layout."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, read_prediction_info
+from medsegdiff_cli.artifacts.scores import Scores, read_scores, write_scores
+from medsegdiff_cli.errors import InputDataError, PartialFailure, UsageError
+from medsegdiff_cli.evaluation.demand import demand
+from medsegdiff_cli.evaluation.evaluate import evaluate_folder
+from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings
+from medsegdiff_cli.evaluation.summary import merge_scores
+from medsegdiff_cli.imaging.reading import case_name_of, ending_of
+from medsegdiff_cli.paths import DATASET_JSON, VALIDATION, Workspace, find_dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """What `msd evaluate` was asked for.
+
+    Attributes:
+        reference: a labels folder, a dataset folder, or any tree of masks.
+        cases: only these; empty takes every reference case that is expected in the predictions.
+        labels: glob of masks below `reference`; label_suffix, label_values and threshold as in `msd convert folder`.
+        label_values: raw value in the masks -> class name.
+        observer: further observer's labels of a dataset folder (`labelsTs_OBSERVER`).
+        demands: "dice=0.85" and the like.
+    """
+
+    predictions: Path
+    reference: Path
+    cases: Sequence[str] = ()
+    labels: str | None = None
+    label_suffix: str = ""
+    label_values: Mapping[str, str] = field(default_factory=dict)
+    threshold: float | None = None
+    observer: str | None = None
+    nsd_tolerance: float = 2.0
+    allow_missing: bool = False
+    demands: Sequence[str] = ()
+    workers: int = 0
+
+
+def evaluate_predictions(
+    request: EvaluateRequest,
+    on_case: Callable[[str], None] | None = None,
+    on_scores: Callable[[Scores], None] | None = None,
+) -> Scores:
+    """Score a folder of predictions and write `summary.json` and `scores.csv` into it.
+
+    Args:
+        on_scores: called with the scores once they are written, before a failure is raised.
+
+    Raises:
+        InputDataError: nothing to compare. PartialFailure: some cases could not be scored (the others are written).
+        BelowDemandedScore: a demand is not met (the scores are written).
+    """
+    info = read_prediction_info(request.predictions)
+    pairs = find_pairs(request, info)
+    scores = evaluate_folder(
+        pairs,
+        _settings(request, info),
+        allow_missing=request.allow_missing,
+        workers=request.workers,
+        notes=info.notes,
+        provenance={
+            key: getattr(info, key)
+            for key in ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
+        }
+        | {"validation_labels_used_for_selection": info.validation_labels_used_for_selection},
+        on_case=on_case,
+    )
+    write_scores(request.predictions, scores)
+    if on_scores is not None:
+        on_scores(scores)
+    if scores.failures:
+        raise PartialFailure(
+            f"{len(scores.failures)} of {len(pairs)} cases could not be scored: {', '.join(list(scores.failures)[:5])}",
+            where=str(request.predictions),
+            fix="see `failures` in summary.json",
+        )
+    demand(scores, request.demands)
+    return scores
+
+
+def evaluate_folds(run: Path, demands: Sequence[str] = ()) -> Scores:
+    """Merge the validation scores of all folds of a run into `RUN/crossval/`.
+
+    Raises:
+        UsageError: no fold has been validated. BelowDemandedScore: a demand is not met.
+    """
+    folders = sorted(path.parent for path in run.glob(f"fold_*/{VALIDATION}/summary.json"))
+    if not folders:
+        raise UsageError(f"'{run}' has no validated fold", where="--cv", fix="give the run's folder (…/METHOD__CONFIG)")
+    merged = merge_scores([read_scores(folder) for folder in folders], {"folds": [f.parent.name for f in folders]})
+    write_scores(run / "crossval", merged)
+    demand(merged, demands)
+    return merged
+
+
+def find_reference(reference: str, workspace: Workspace) -> Path:
+    """Return the folder of a reference given as a path, or as a dataset's id or name."""
+    path = Path(reference).expanduser()
+    return path if path.is_dir() else find_dataset(reference, workspace)
+
+
+def read_case_list(path: Path | None) -> tuple[str, ...]:
+    """Return the cases named in a file, one a line.
+
+    Raises:
+        UsageError: the file is missing or empty.
+    """
+    if path is None:
+        return ()
+    lines = path.read_text().split() if path.is_file() else []
+    if not lines:
+        raise UsageError(f"'{path}' is missing or names no case", where="--cases", fix="write one case a line")
+    return tuple(lines)
+
+
+def find_pairs(request: EvaluateRequest, info: PredictionInfo) -> list[ScorePair]:
+    """Match predictions and references by case name.
+
+    Raises:
+        InputDataError: no reference fits.
+    """
+    predicted = _files_by_case(request.predictions)
+    folder = open_dataset(request.reference) if (request.reference / DATASET_JSON).is_file() else None
+    if folder is not None:
+        references, details = _dataset_references(folder, request.observer, predicted)
+    else:
+        references, details = _tree_references(request), {}
+    wanted = request.cases or sorted(references)
+    missing = [case for case in request.cases if case not in references]
+    if missing or not wanted:
+        raise InputDataError(
+            f"no reference for {missing[:5]}" if missing else "no reference label found",
+            where=str(request.reference),
+            fix="check --labels, --label-suffix and --cases",
+        )
+    return [
+        ScorePair(
+            case=case,
+            prediction=predicted.get(case),
+            reference=references[case],
+            group=details.get(case, (None, None))[0],
+            domain=details.get(case, (None, None))[1],
+        )
+        for case in wanted
+    ]
+
+
+def _settings(request: EvaluateRequest, info: PredictionInfo) -> ScoreSettings:
+    values = {name: numbers for name, numbers in info.classes.items()}
+    by_name = {name: numbers[0] for name, numbers in values.items() if len(numbers) == 1}
+    unknown = sorted(set(request.label_values.values()) - set(by_name) - {"background"})
+    if unknown:
+        raise UsageError(f"the predictions have no class {unknown}", where="--label-map", fix=f"classes: {sorted(by_name)}")
+    raw = {_integer(value): by_name.get(name, 0) for value, name in request.label_values.items()}
+    if not raw and not (request.reference / DATASET_JSON).is_file():
+        raw = _source_values(info, by_name)
+    return ScoreSettings(
+        classes=values,
+        ignore_value=info.ignore_value,
+        other_values=sorted({value for numbers in values.values() for value in numbers}),
+        nsd_tolerance=request.nsd_tolerance,
+        reference_values=raw,
+        reference_threshold=request.threshold,
+    )
+
+
+def _integer(text: str) -> int:
+    if not text.lstrip("-").isdigit():
+        raise UsageError(f"'{text}' is no label value", where="--label-map", fix="write VALUE:NAME, e.g. 255:lung")
+    return int(text)
+
+
+def _source_values(info: PredictionInfo, by_name: Mapping[str, int]) -> dict[int, int]:
+    """Return vendor value -> dataset value, where conversion renumbered the classes."""
+    return {
+        value: by_name[name]
+        for name, value in info.source_label_values.items()
+        if isinstance(value, int) and name in by_name and value != by_name[name]
+    }
+
+
+def _dataset_references(
+    folder: DatasetFolder, observer: str | None, predicted: Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[str, tuple[str | None, str | None]]]:
+    """Return the dataset's labels: of the test part when predictions of it are there, else of the training part."""
+    references: dict[str, Path] = {}
+    details: dict[str, tuple[str | None, str | None]] = {}
+    for part in ("Ts", "Tr"):
+        cases = folder.cases(part)  # type: ignore[arg-type]
+        if not any(case.case in predicted for case in cases):
+            continue
+        for case in cases:
+            path = case.label
+            if observer is not None:
+                path = folder.path / f"labels{part}_{observer}" / f"{case.case}{folder.info.file_ending}"
+            # A training set is rarely predicted as a whole; only its test part is expected to be complete.
+            if path is not None and path.is_file() and (part == "Ts" or case.case in predicted):
+                references[case.case] = path
+                details[case.case] = (case.group if case.group != case.case else None, case.domain or None)
+    return references, details
+
+
+def _tree_references(request: EvaluateRequest) -> dict[str, Path]:
+    if not request.reference.is_dir():
+        raise UsageError(f"'{request.reference}' is no folder", where="REFERENCE", fix="give a folder of labels")
+    paths = sorted(request.reference.glob(request.labels)) if request.labels else _images_in(request.reference)
+    references = {}
+    for path in paths:
+        case = case_name_of(path).removesuffix(".dcm")
+        if case.endswith(request.label_suffix):
+            references[case.removesuffix(request.label_suffix)] = path
+    return references
+
+
+def _files_by_case(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UsageError(f"'{folder}' is no folder", where="PREDICTIONS", fix="give the OUTPUT of `msd predict`")
+    return {case_name_of(path): path for path in _images_in(folder)}
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and ending_of(path) and path.name[0] != "."]

@@ -1,0 +1,151 @@
+"""`msd plan`: fingerprint, plan and folds of a dataset; and what a method would make of them."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.artifacts.plan import Plan, changed_keys, read_plan, write_plan
+from medsegdiff_cli.artifacts.run import find_folds
+from medsegdiff_cli.artifacts.splits import write_splits
+from medsegdiff_cli.artifacts.task import Task
+from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
+from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
+from medsegdiff_cli.planning.memory import default_memory_bytes, parse_bytes
+from medsegdiff_cli.planning.nnunet_rules import Cost
+from medsegdiff_cli.planning.overrides import PlanOverrides
+from medsegdiff_cli.planning.planner import make_plan, measured_cost
+from medsegdiff_cli.planning.splits import explain_splits, splits_of
+from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.recipes import load_recipe, sections_of
+
+log = logging.getLogger(__name__)
+
+BASELINE = "supervised"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What `msd plan` was asked for.
+
+    Attributes:
+        method: patches are fitted to this method's network; None takes the baseline's.
+        memory: for example "8G"; None takes the GPU's, else half of the RAM.
+        like: run or plan whose geometry is taken over.
+        overrides: content of `planning.overrides.PlanOverrides`.
+    """
+
+    dataset: str
+    workspace: Workspace
+    plans_name: str = PLANS_NAME
+    method: str | None = None
+    preset: str = "recommended"
+    memory: str | None = None
+    like: Path | None = None
+    workers: int = 0
+    overwrite: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """The plan and where it was written."""
+
+    path: Path
+    plan: Plan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data with a version."""
+        return {"schema_version": 1, "path": str(self.path), "plan": self.plan.model_dump(mode="json")}
+
+
+def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | None = None) -> PlanReport:
+    """Measure and plan a dataset, and write fingerprint, plan and folds.
+
+    Raises:
+        UsageError: the plan exists with other content (it may have been edited) and `overwrite` is not set.
+        InputDataError: images that cannot be used, all listed.
+    """
+    dataset = open_dataset(find_dataset(request.dataset, request.workspace))
+    folder = request.workspace.preprocessed / dataset.name
+    fingerprint = extract_fingerprint(
+        dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress
+    )
+    method = request.method or BASELINE
+    recipe_section = sections_of(method, load_recipe(method), request.preset)["plan"] if request.method else {}
+    overrides = validate(
+        PlanOverrides, {"plans_name": request.plans_name, **recipe_section, **request.overrides}, "msd plan"
+    )
+    memory, source = (parse_bytes(request.memory), "as asked for") if request.memory else default_memory_bytes()
+    plan = make_plan(
+        fingerprint,
+        dataset.info,
+        memory_bytes=memory,
+        memory_source=source,
+        cost_of=lambda n_dims: network_cost(method, dataset, n_dims, memory),
+        overrides=overrides,
+        like=_plan_to_copy(request.like),
+        supported_dims=find_method(method).n_dims,
+    )
+    path = request.workspace.plans_file(dataset.name, request.plans_name)
+    plan = plan.model_copy(update={"explanation": (*plan.explanation, *_write_splits(dataset, folder))})
+    _refuse_other_plan(path, plan, request.overwrite)
+    write_plan(path, plan)
+    return PlanReport(path=path, plan=plan)
+
+
+def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int) -> Cost:
+    """Return the measured cost of a method's own network (its recommended recipe, at full scale)."""
+    settings = sections_of(method, load_recipe(method), "recommended")["method"]
+    scheme = dataset.label_scheme()
+    task = Task(
+        n_dims=n_dims,
+        in_channels=len(dataset.info.channel_names),
+        class_names=scheme.class_names,
+        classes_are_exclusive=scheme.classes_are_exclusive,
+        ignore=scheme.ignore_value is not None,
+    )
+    transitions = len(settings["channel_mult"]) - 1
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def measure(patch: tuple[int, ...], batch: int, strides: tuple[tuple[int, ...], ...]) -> int:
+        # The network has a fixed depth: strides beyond it are dropped, missing ones keep the resolution.
+        fitted = (*strides, *((1,) * n_dims,) * transitions)[:transitions]
+        return measure_training(method, task, {**settings, "strides": fitted}, patch, batch, device)
+
+    return measured_cost(measure, memory_bytes)
+
+
+def _write_splits(dataset: DatasetFolder, folder: Path) -> tuple[str, ...]:
+    """Write the folds beside the plan, keeping what the user put there; return sentences about them."""
+    groups = {case.case: case.group for case in dataset.cases("Tr") if case.label is not None}
+    if not groups:
+        return ("No labelled case: there is nothing to train on but pretraining objectives.",)
+    splits = splits_of(dataset, folder)
+    write_splits(folder / SPLITS_JSON, splits)
+    return explain_splits(splits, groups)
+
+
+def _plan_to_copy(like: Path | None) -> Plan | None:
+    if like is None:
+        return None
+    return read_plan(like if like.suffix in (".yaml", ".yml") else find_folds(like)[0] / RUN_PLAN)
+
+
+def _refuse_other_plan(path: Path, plan: Plan, overwrite: bool) -> None:
+    if not path.is_file() or overwrite:
+        return
+    changed = changed_keys(read_plan(path), plan)
+    if changed:
+        raise UsageError(
+            f"a plan exists that differs in {', '.join(changed[:8])}",
+            where=str(path),
+            fix="keep it (train uses it), or pass --overwrite, or give this one a name with --plans-name",
+        )
