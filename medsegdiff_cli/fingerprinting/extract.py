@@ -151,7 +151,8 @@ def _read_record(path: Path) -> CaseFingerprint | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # The stream is opened here, since np.load leaves it open when the archive is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return CaseFingerprint.model_validate_json(content["fingerprint"].tobytes())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from medsegdiff_cli.artifacts.plan import Scale
 from medsegdiff_cli.errors import UsageError
 
 RAM_SHARE = 0.5
@@ -20,6 +21,11 @@ def default_memory_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> tuple[in
         return int(properties.total_memory), f"all of the GPU {properties.name}"
     granted = granted_ram_bytes(cgroup_root)
     return int(granted * RAM_SHARE), f"half of the {format_bytes(granted)} of RAM"
+
+
+def default_scale() -> Scale:
+    """Return `full` where there is a GPU, else `small`: a full network takes weeks on a CPU."""
+    return "full" if torch.cuda.is_available() else "small"
 
 
 def granted_ram_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

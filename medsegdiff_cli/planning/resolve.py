@@ -60,7 +60,9 @@ def resolve_batch(
     n_dims = len(configuration.patch_size_voxels)
     table = scale_table(scale, n_dims)
     budget = memory_bytes or plan.memory_bytes
-    strides = _strides_for(configuration, table, n_transitions)
+    if n_transitions is None:
+        n_transitions = _transitions(configuration, table)
+    strides = fit_strides(configuration.strides, n_transitions, n_dims)
     least_batch = batch_size or SMALLEST_BATCH
     notes: list[str] = []
     if patch_size is not None:
@@ -80,13 +82,13 @@ def resolve_batch(
     )
 
 
-def _strides_for(configuration: Configuration, table: ScaleTable, n_transitions: int | None) -> Strides:
-    """Return as many of the plan's strides as the network has transitions; deeper ones keep the resolution."""
-    wanted = n_transitions
-    if wanted is None:
-        wanted = len(configuration.strides) if table.channel_mult is None else len(table.channel_mult) - 1
-    unit = (1,) * len(configuration.patch_size_voxels)
-    return (*configuration.strides, *(unit,) * wanted)[:wanted]
+def fit_strides(strides: Strides, n_transitions: int, n_dims: int) -> Strides:
+    """Return the first strides, one a level transition of the network; beyond them levels keep the resolution."""
+    return (*strides, *((1,) * n_dims,) * n_transitions)[:n_transitions]
+
+
+def _transitions(configuration: Configuration, table: ScaleTable) -> int:
+    return len(configuration.strides) if table.channel_mult is None else len(table.channel_mult) - 1
 
 
 def _checked(patch: Shape, divisor: Shape) -> Shape:
@@ -128,15 +130,18 @@ def _within_memory(
     divisor = divisor_of(strides, len(patch))
     first = patch
     while (needed := measure(patch, batch, strides)) > budget:
-        smaller = _smaller(patch, divisor, configuration)
-        if smaller is None:
-            raise ResourceError(
-                f"{batch} patches of {_times(patch)} voxels need about {format_bytes(needed)} of "
-                f"{format_bytes(budget)}, and cannot be smaller",
-                where="--memory",
-                fix="choose a smaller network (--scale small), a smaller batch, or give more memory (--memory)",
-            )
-        patch = smaller
+        # Memory is affine in the voxels, so this bound is never below what fits, and saves measurements.
+        bound = math.prod(patch) * budget / needed
+        while math.prod(patch) > bound:
+            smaller = _smaller(patch, divisor, configuration)
+            if smaller is None:
+                raise ResourceError(
+                    f"{batch} patches of {_times(patch)} voxels need more than {format_bytes(budget)} and cannot be "
+                    "made smaller",
+                    where="--memory",
+                    fix="choose a smaller network (--scale small), a smaller batch, or give more memory (--memory)",
+                )
+            patch = smaller
     if patch != first:
         notes.append(f"Memory of {format_bytes(budget)} limits the patch to {_times(patch)} voxels.")
     return patch
