@@ -62,7 +62,11 @@ def evaluate_folder(
     if not cases:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in list(failures.items())[:3])
         raise InputDataError(f"none of {len(pairs)} cases could be scored", where=reasons or None)
-    said = [f"{len(left_out)} cases have no prediction and were left out (--allow-missing)"] if left_out else []
+    said = (
+        [f"Cases left out because they have no prediction (--allow-missing): {len(left_out)} of {len(pairs)}."]
+        if left_out
+        else []
+    )
     return collect_scores(
         cases,
         settings.classes,

@@ -29,7 +29,7 @@ def collect_scores(
     if all(len(members) < 2 for members in groups.values()):
         groups = {}
     mixed = len({case.distance_unit for case in cases}) > 1
-    warning = "some images have no physical spacing: means of distances mix px and mm"
+    warning = "Some images have no physical spacing: means of distances mix px and mm."
     return Scores(
         classes=dict(classes),
         cases=tuple(cases),

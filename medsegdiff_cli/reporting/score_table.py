@@ -13,17 +13,15 @@ _COLUMNS = {
     "iou": "IoU",
     "precision": "Precision",
     "recall": "Recall",
-    "hd95_pooled": "HD95 pooled",
-    "hd95_max": "HD95 max",
+    "hd95_pooled": "HD95\npooled",
+    "hd95_max": "HD95\nmax",
     "assd": "ASSD",
     "nsd": "NSD",
 }
 _WITH_UNIT = ("hd95_pooled", "hd95_max", "assd")
 
 
-def score_table(
-    scores: Scores, *, metrics: tuple[str, ...] = ("dice", "hd95_pooled", "hd95_max", "assd", "nsd")
-) -> Table:
+def score_table(scores: Scores, *, metrics: tuple[str, ...] = ("dice", "hd95_pooled", "hd95_max", "nsd")) -> Table:
     """Return mean ± standard deviation per class, with the number of cases behind it and of lost structures.
 
     Args:
@@ -31,12 +29,15 @@ def score_table(
         metrics: the columns, among those of `artifacts.scores.METRICS` that are no volumes.
     """
     unit = "/".join(scores.distance_units)
-    table = Table(title=f"Scores of {scores.overall.n_cases} cases (mean ± standard deviation over cases)")
-    table.add_column("Class", overflow="fold")
+    table = Table(
+        title=f"Scores of {scores.overall.n_cases} cases (mean ± standard deviation over cases)", show_edge=False
+    )
+    widest = max(map(len, (*scores.classes, "Case by class")))
+    table.add_column("Class", overflow="fold", min_width=min(widest, 20))
     for metric in metrics:
-        table.add_column(_header(metric, unit, scores.nsd_tolerance), justify="right", no_wrap=True)
+        table.add_column(_header(metric, unit, scores.nsd_tolerance), justify="right")
     for column in ("n", "missed", "spurious"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     overall = scores.overall
     for name in scores.classes:
         statistics = overall.per_class[name]
@@ -44,22 +45,24 @@ def score_table(
         counts = (str(n), _count(overall.missed[name]), _count(overall.spurious[name]))
         table.add_row(Text(name), *(_cell(statistics[metric]) for metric in metrics), *counts)
     table.add_section()
-    table.add_row("Mean, case by class", *_means(lambda metric: overall.case_by_class[metric].mean, metrics))
-    table.add_row("Mean, per case", *_means(lambda metric: overall.per_case_then_class[metric].mean, metrics))
+    table.add_row("Case by class", *_means(lambda metric: overall.case_by_class[metric].mean, metrics))
+    table.add_row("Case then class", *_means(lambda metric: overall.per_case_then_class[metric].mean, metrics))
     table.add_row("Dataset level", *_means(lambda metric: overall.dataset_level_mean.get(metric), metrics))
     return table
 
 
 def domain_table(scores: Scores, metric: str = "dice") -> Table:
     """Return one metric per class (rows) and domain (columns), with the number of cases of each domain."""
-    table = Table(title=f"{_header(metric, '/'.join(scores.distance_units), scores.nsd_tolerance)} per domain")
+    table = Table(
+        title=f"{_header(metric, '/'.join(scores.distance_units), scores.nsd_tolerance)} per domain", show_edge=False
+    )
     table.add_column("Class", overflow="fold")
     for domain, part in scores.domains.items():
         table.add_column(Text(f"{domain} (n={part.n_cases})"), justify="right")
     for name in scores.classes:
         table.add_row(Text(name), *(_cell(part.per_class[name][metric]) for part in scores.domains.values()))
     table.add_section()
-    table.add_row("Mean, case by class", *(_number(p.case_by_class[metric].mean) for p in scores.domains.values()))
+    table.add_row("Case by class", *(_number(p.case_by_class[metric].mean) for p in scores.domains.values()))
     return table
 
 
@@ -75,19 +78,20 @@ def score_report(scores: Scores) -> RenderableType:
 def _sentences(scores: Scores, overall: ScoreSummary) -> list[str]:
     sentences = []
     if overall.missing_predictions:
-        sentences.append(f"{overall.missing_predictions} cases have no prediction and count with the worst scores.")
+        sentences.append(f"Cases without a prediction, counted with the worst scores: {overall.missing_predictions}.")
     if n_lost := sum(overall.missed.values()) + sum(overall.spurious.values()):
-        sentences.append(f"{n_lost} structures were missed or spurious: they count as Dice 0, NSD 0, image diagonal.")
+        sentences.append(f"Missed or spurious structures, counted as Dice 0, NSD 0 and the image diagonal: {n_lost}.")
     if n_undefined := sum(overall.undefined.values()):
-        sentences.append(f"{n_undefined} times a class was in neither prediction nor reference: not in the means.")
+        sentences.append(f"Classes in neither prediction nor reference, in no mean: {n_undefined}.")
     if scores.failures:
-        sentences.append(f"{len(scores.failures)} cases could not be scored: {', '.join(list(scores.failures)[:5])}.")
+        names = ", ".join(list(scores.failures)[:5])
+        sentences.append(f"Cases that could not be scored, in no mean: {len(scores.failures)} ({names}).")
     return [*sentences, *scores.notes]
 
 
 def _header(metric: str, unit: str, nsd_tolerance: float) -> str:
     if metric == "nsd":
-        return f"NSD {nsd_tolerance:g} {unit}"
+        return f"NSD\n{nsd_tolerance:g} {unit}"
     return f"{_COLUMNS[metric]} {unit}" if metric in _WITH_UNIT else _COLUMNS[metric]
 
 
@@ -101,10 +105,10 @@ def _cell(statistic: Statistic) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Write ratios with three decimals and larger numbers with four digits; a dash when undefined."""
+    """Write up to 1 with three decimals, up to 10 with two, beyond with one; a dash when undefined."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _count(value: int) -> Text:

@@ -83,7 +83,7 @@ def test_missing_predictions_can_be_left_out_and_that_is_said(tmp_path: Path) ->
     pairs[1] = replace(pairs[1], prediction=None)
     scores = evaluate_folder(pairs, SETTINGS, allow_missing=True)
     assert [case.case for case in scores.cases] == ["c0", "c2"]
-    assert "1 cases have no prediction" in scores.notes[0]
+    assert "no prediction (--allow-missing): 1 of 3" in scores.notes[0]
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
