@@ -34,15 +34,19 @@ class Splits(StrictModel):
         raise UsageError(f"no fold '{name}'", where="--fold", fix=f"choose 0 to {len(self.folds) - 1}, or all")
 
 
-def read_splits(path: Path, known_cases: Sequence[str]) -> Splits:
+def read_splits(path: Path, known_cases: Sequence[str] | None = None) -> Splits:
     """Read nnU-Net's list of {"train": [...], "val": [...]}.
+
+    Args:
+        known_cases: labelled cases of the dataset; None leaves unknown names be.
 
     Raises:
         InputDataError: unknown cases, or a case on both sides of a fold.
     """
     splits = validate(Splits, {"folds": read_json(path)}, str(path), InputDataError)
     for index, fold in enumerate(splits.folds):
-        unknown = sorted({*fold.train, *fold.val} - set(known_cases))
+        used = {*fold.train, *fold.val}
+        unknown = sorted(used - set(used if known_cases is None else known_cases))
         both = sorted(set(fold.train) & set(fold.val))
         if unknown or both:
             problem = f"unknown cases {unknown[:5]}" if unknown else f"cases {both[:5]} both train and validate"

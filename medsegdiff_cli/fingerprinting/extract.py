@@ -18,7 +18,6 @@ from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.errors import InputDataError, ResourceError
 from medsegdiff_cli.fingerprinting.intensities import pooled_statistics
 from medsegdiff_cli.fingerprinting.measure import digest_of_case, measure_case, median_relative_size
-from medsegdiff_cli.paths import FINGERPRINT_JSON
 
 CASES_FOLDER = "fingerprint_cases"
 # imagesTs is never opened: nothing of a test case may reach a plan.
@@ -54,7 +53,7 @@ def extract_fingerprint(
     files: neither on the number of workers nor on what was cached.
 
     Args:
-        cache: folder for `fingerprint.json` and the records of single cases behind it.
+        cache: the fingerprint's file; the records of single cases lie in a folder beside it.
         workers: processes; 0 measures in this one.
         progress: called with (done, total).
 
@@ -77,8 +76,8 @@ def extract_fingerprint(
     ordered = {job.record: cases[job.record] for job in jobs}
     _check_alike(list(ordered.values()), dataset)
     fingerprint = _pool(dataset, ordered)
-    write_fingerprint(cache / FINGERPRINT_JSON, fingerprint)
-    for path in (cache / CASES_FOLDER).rglob("*.npz"):
+    write_fingerprint(cache, fingerprint)
+    for path in (cache.parent / CASES_FOLDER).rglob("*.npz"):
         if path not in ordered:
             path.unlink(missing_ok=True)
     return fingerprint
@@ -92,7 +91,7 @@ def _jobs(dataset: DatasetFolder, cache: Path) -> list[_Job]:
             part=part,
             n_channels=len(dataset.info.channel_names),
             scheme=scheme,
-            record=cache / CASES_FOLDER / part / f"{files.case}.npz",
+            record=cache.parent / CASES_FOLDER / part / f"{files.case}.npz",
         )
         for part in PARTS
         for files in dataset.cases(part)

@@ -52,12 +52,14 @@ def make_splits(groups: Mapping[str, str], n_folds: int = N_FOLDS) -> Splits:
 def splits_of(dataset: DatasetFolder, preprocessed_folder: Path | None = None) -> Splits:
     """Return the user's `splits_final.json` (beside the plans, else in the dataset folder), else `make_splits`.
 
+    A file with just the folds that `make_splits` gives for its cases is ours: it follows when cases come or go.
+
     Raises:
         InputDataError: the file is wrong, or there is no labelled case.
     """
     groups = {case.case: case.group for case in dataset.cases("Tr") if case.label is not None}
     for folder in (preprocessed_folder, dataset.path):
-        if folder is not None and (folder / SPLITS_JSON).is_file():
+        if folder is not None and (folder / SPLITS_JSON).is_file() and not _is_ours(folder / SPLITS_JSON, groups):
             splits = read_splits(folder / SPLITS_JSON, sorted(groups))
             _warn_of_leaks(splits, groups, folder / SPLITS_JSON)
             return splits
@@ -115,6 +117,12 @@ def _k_fold(n: int, n_folds: int) -> list[list[int]]:
     order = np.arange(n)
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     return [sorted(part.tolist()) for part in np.array_split(order, n_folds)]
+
+
+def _is_ours(path: Path, groups: Mapping[str, str]) -> bool:
+    splits = read_splits(path)
+    used = {case for fold in splits.folds for case in (*fold.train, *fold.val)}
+    return bool(used) and splits == make_splits({case: groups.get(case, case) for case in used})
 
 
 def _warn_of_leaks(splits: Splits, groups: Mapping[str, str], path: Path) -> None:

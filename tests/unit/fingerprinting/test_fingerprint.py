@@ -59,7 +59,7 @@ def dataset(tmp_path: Path) -> DatasetFolder:
 
 
 def test_a_case_is_measured_as_it_was_made(dataset: DatasetFolder, tmp_path: Path) -> None:
-    fingerprint = extract_fingerprint(dataset, tmp_path / "cache")
+    fingerprint = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     case = fingerprint.cases[0]
     assert [(c.part, c.case) for c in fingerprint.cases] == [("Tr", "c0"), ("Tr", "c1"), ("Tr", "c2"), ("Un", "u0")]
     assert (case.shape_voxels, case.spacing_mm, case.shape_after_crop_voxels) == (SHAPE, SPACING, (10, 12, 17))
@@ -74,7 +74,7 @@ def test_a_case_is_measured_as_it_was_made(dataset: DatasetFolder, tmp_path: Pat
 
 
 def test_image_statistics_equal_numpys(dataset: DatasetFolder, tmp_path: Path) -> None:
-    measured = extract_fingerprint(dataset, tmp_path / "cache").cases[1].intensity[0]
+    measured = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json").cases[1].intensity[0]
     voxels: np.ndarray = _image(1).astype(np.float64)
     low, median, high = np.percentile(voxels, (0.5, 50, 99.5))
     expected = (voxels.mean(), voxels.std(), voxels.min(), voxels.max(), low, median, high)
@@ -86,7 +86,7 @@ def test_image_statistics_equal_numpys(dataset: DatasetFolder, tmp_path: Path) -
 
 
 def test_foreground_statistics_are_those_of_the_labelled_voxels(dataset: DatasetFolder, tmp_path: Path) -> None:
-    fingerprint = extract_fingerprint(dataset, tmp_path / "cache")
+    fingerprint = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     foreground = np.concatenate([_image(seed)[_label() > 0] for seed in range(3)])
     pooled = fingerprint.foreground_intensity[0]
     assert pooled.n_samples == 3 * 50_000
@@ -107,7 +107,7 @@ def test_masks_define_the_mask_statistics(dataset: DatasetFolder, tmp_path: Path
     mask[:2] = 1
     for index in range(3):
         _write(dataset.path / "masksTr" / f"c{index}.nii.gz", mask)
-    pooled = extract_fingerprint(dataset, tmp_path / "cache").mask_intensity[0]
+    pooled = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json").mask_intensity[0]
     inside = np.concatenate([_image(seed)[:2].ravel() for seed in range(3)])
     assert abs(inside.mean() - pooled.mean) < 3
     assert pooled.min == 0
@@ -116,7 +116,7 @@ def test_masks_define_the_mask_statistics(dataset: DatasetFolder, tmp_path: Path
 def test_only_changed_cases_are_read_again(
     dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = extract_fingerprint(dataset, tmp_path / "cache")
+    first = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     read: list[str] = []
     measure = extract.measure_case
 
@@ -125,35 +125,38 @@ def test_only_changed_cases_are_read_again(
         return measure(files, *rest)
 
     monkeypatch.setattr(extract, "measure_case", counting)
-    assert first == extract_fingerprint(dataset, tmp_path / "cache")
+    assert first == extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     assert read == []
     _write(dataset.path / "imagesTr" / "c1_0000.nii.gz", _image(99))
-    changed = extract_fingerprint(dataset, tmp_path / "cache")
+    changed = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     assert read == ["c1"]
     assert first.cases[0] == changed.cases[0]
     assert first.cases[1] != changed.cases[1]
-    assert changed == extract_fingerprint(dataset, tmp_path / "another_cache")
+    assert changed == extract_fingerprint(dataset, tmp_path / "another_cache" / "fingerprint.json")
 
 
 def test_a_damaged_record_is_measured_again(dataset: DatasetFolder, tmp_path: Path) -> None:
-    first = extract_fingerprint(dataset, tmp_path / "cache")
+    first = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     record = next((tmp_path / "cache").rglob("c1.npz"))
     record.write_bytes(record.read_bytes()[:100])
-    assert first == extract_fingerprint(dataset, tmp_path / "cache")
+    assert first == extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
 
 
 def test_records_of_removed_cases_go_away(dataset: DatasetFolder, tmp_path: Path) -> None:
-    extract_fingerprint(dataset, tmp_path / "cache")
+    extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     (dataset.path / "imagesUn" / "u0_0000.nii.gz").unlink()
-    extract_fingerprint(dataset, tmp_path / "cache")
+    extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     assert {"c0.npz", "c1.npz", "c2.npz"} == {path.name for path in (tmp_path / "cache").rglob("*.npz")}
 
 
 def test_two_workers_measure_the_same_as_none(dataset: DatasetFolder, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    alone = extract_fingerprint(dataset, tmp_path / "alone")
+    alone = extract_fingerprint(dataset, tmp_path / "alone" / "fingerprint.json")
     together = extract_fingerprint(
-        dataset, tmp_path / "together", workers=2, progress=lambda done, total: seen.append((done, total))
+        dataset,
+        tmp_path / "together" / "fingerprint.json",
+        workers=2,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert alone == together
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -166,7 +169,7 @@ def test_every_bad_case_is_listed_at_once(dataset: DatasetFolder, tmp_path: Path
     _write(dataset.path / "labelsTr" / "c1.nii.gz", unknown)
     (dataset.path / "labelsTr" / "c2.nii.gz").unlink()
     with pytest.raises(InputDataError) as caught:
-        extract_fingerprint(dataset, tmp_path / "cache")
+        extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     text = str(caught.value)
     assert "3 of 4 cases cannot be used" in text
     for part in ("imagesTr/c0", "imagesTr/c1", "label values [7]", "imagesTr/c2", "without a label", "msd check"):
@@ -177,13 +180,13 @@ def test_every_bad_case_is_listed_at_once(dataset: DatasetFolder, tmp_path: Path
 def test_a_label_of_another_shape_is_refused(dataset: DatasetFolder, tmp_path: Path) -> None:
     _write(dataset.path / "labelsTr" / "c1.nii.gz", _label()[:-1])
     with pytest.raises(InputDataError, match=r"shape \(11, 16, 20\)"):
-        extract_fingerprint(dataset, tmp_path / "cache")
+        extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
 
 
 def test_unlabelled_images_alone_are_a_dataset(dataset: DatasetFolder, tmp_path: Path) -> None:
     for path in [*dataset.path.glob("imagesTr/*"), *dataset.path.glob("labelsTr/*")]:
         path.unlink()
-    fingerprint = extract_fingerprint(dataset, tmp_path / "cache")
+    fingerprint = extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
     assert (fingerprint.foreground_intensity, fingerprint.mask_intensity) == ((), ())
     assert [case.case for case in fingerprint.training_cases()] == ["u0"]
 
@@ -192,13 +195,13 @@ def test_an_empty_dataset_names_the_file_ending(dataset: DatasetFolder, tmp_path
     for path in dataset.path.glob("images*/*"):
         path.unlink()
     with pytest.raises(InputDataError, match=r"CASE_0000\.nii\.gz"):
-        extract_fingerprint(dataset, tmp_path / "cache")
+        extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json")
 
 
 def test_orientation_follows_the_directions(dataset: DatasetFolder, tmp_path: Path) -> None:
     # x to the right (RAS-like in x and y), z unchanged.
     _write(dataset.path / "imagesUn" / "u0_0000.nii.gz", _image(3), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    assert extract_fingerprint(dataset, tmp_path / "cache").cases[3].orientation == "SAR"
+    assert extract_fingerprint(dataset, tmp_path / "cache" / "fingerprint.json").cases[3].orientation == "SAR"
 
 
 def test_cases_weigh_the_same_however_large_they_are() -> None:

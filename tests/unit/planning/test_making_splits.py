@@ -106,6 +106,14 @@ def test_the_users_splits_win_over_ours(tmp_path: Path) -> None:
     assert [fold.val for fold in splits_of(dataset, tmp_path).folds] == [("c4", "c5")]
 
 
+def test_folds_that_we_wrote_follow_when_cases_come(tmp_path: Path) -> None:
+    _write_dataset(tmp_path / "raw", 8)
+    dataset = open_dataset(tmp_path / "raw")
+    older = {f"c{index}": f"c{index}" for index in range(7)}
+    write_splits(tmp_path / "splits_final.json", make_splits(older))
+    assert make_splits({**older, "c7": "c7"}) == splits_of(dataset, tmp_path)
+
+
 def test_splits_return_unchanged_from_the_disk(tmp_path: Path) -> None:
     splits = make_splits(_ungrouped(11))
     write_splits(tmp_path / "splits_final.json", splits)
