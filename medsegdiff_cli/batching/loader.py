@@ -20,7 +20,6 @@ from medsegdiff_cli.artifacts.recipe import AugmentationSettings
 from medsegdiff_cli.batching.dataset import PatchDataset, PatchSettings, Sample
 from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 
-_TIMEOUT_S = 900.0
 _PREFETCHED_BATCHES = 2
 _NAMED_CASES = 10
 
@@ -58,7 +57,7 @@ def make_batches(
     Raises:
         UsageError: more ranks than patches in a batch.
         InputDataError: no case, or a case without the label that full supervision needs.
-        ResourceError: a worker died or hangs; the cases it may have been reading are named.
+        ResourceError: a worker died (noticed within 5 s); the cases it may have been reading are named.
     """
     if not cases:
         raise InputDataError("there is no case to train on", where=str(store.folder), fix="check split and dataset")
@@ -107,12 +106,12 @@ class _SampleNumbers(Sampler[list[int]]):
 
 def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> Iterator[Batch]:
     in_processes = workers > 0
+    # No timeout: with one, torch looks for dead workers (unless they are direct children) only when it has passed.
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # collate turns samples into batches
         batch_sampler=numbers,
         num_workers=workers,
         collate_fn=_collate,
-        timeout=_TIMEOUT_S if in_processes else 0,
         prefetch_factor=_PREFETCHED_BATCHES if in_processes else None,
         multiprocessing_context=_process_context() if in_processes else None,
     )
@@ -147,7 +146,7 @@ def _worker_died(
     more = f" and {len(cases) - _NAMED_CASES} more" if len(cases) > _NAMED_CASES else ""
     reason = (str(problem) or repr(problem)).splitlines()[0]
     return ResourceError(
-        f"a process that prepares batches died or hangs ({reason})",
+        f"a process that prepares batches died ({reason})",
         where=f"it was reading one of: {', '.join(cases[:_NAMED_CASES])}{more}",
         fix="most often memory or /dev/shm is full: use fewer --workers (0 always works), then run the command again",
     )
