@@ -23,9 +23,11 @@ def default_memory_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> tuple[in
     return int(granted * RAM_SHARE), f"half of the {format_bytes(granted)} of RAM"
 
 
-def default_scale() -> Scale:
-    """Return `full` where there is a GPU, else `small`: a full network takes weeks on a CPU."""
-    return "full" if torch.cuda.is_available() else "small"
+def default_scale() -> tuple[Scale, str]:
+    """Return the scale of trainings on this machine, and why."""
+    if torch.cuda.is_available():
+        return "full", "because there is a GPU"
+    return "small", "because there is no GPU and a full training would take weeks (--scale full asks for it)"
 
 
 def granted_ram_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

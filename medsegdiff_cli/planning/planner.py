@@ -13,7 +13,7 @@ from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.planning.choice import choose_config, what_the_patch_sees
 from medsegdiff_cli.planning.geometry import Grid, choose_grid
 from medsegdiff_cli.planning.intensity import plan_channels, store_dtype
-from medsegdiff_cli.planning.memory import format_bytes
+from medsegdiff_cli.planning.memory import default_scale, format_bytes
 from medsegdiff_cli.planning.mirroring import choose_mirror_axes
 from medsegdiff_cli.planning.nnunet_rules import Cost, Shape, Strides, plan_patch
 from medsegdiff_cli.planning.overrides import PlanOverrides
@@ -71,6 +71,7 @@ def make_plan(
     config, config_reason = choose_config(
         set(configurations), grid.spacing_mm, grid.median, n_labelled, supported_dims, overrides.config
     )
+    scale, scale_reason = (overrides.scale, "as asked for") if overrides.scale else default_scale()
     fitted = f"Patches and batches fit into {format_bytes(memory_bytes)}" + (
         f", {memory_source}" if memory_source else ""
     )
@@ -86,7 +87,7 @@ def make_plan(
         "crop": grid.crop,
         "mirror_axes": mirror_axes,
         "default_config": config,
-        "default_scale": overrides.scale or "full",
+        "default_scale": scale,
         "memory_bytes": memory_bytes,
         "configurations": configurations,
         "explanation": (
@@ -95,6 +96,7 @@ def make_plan(
             *channel_reasons,
             config_reason,
             f"{fitted}.",
+            f"Trainings have scale '{scale}', {scale_reason}.",
             *(warning for warning in warnings if warning),
             mirror_reason,
         ),

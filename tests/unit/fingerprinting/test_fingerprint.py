@@ -152,12 +152,8 @@ def test_records_of_removed_cases_go_away(dataset: DatasetFolder, tmp_path: Path
 def test_two_workers_measure_the_same_as_none(dataset: DatasetFolder, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     alone = extract_fingerprint(dataset, tmp_path / "alone" / "fingerprint.json")
-    together = extract_fingerprint(
-        dataset,
-        tmp_path / "together" / "fingerprint.json",
-        workers=2,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    file = tmp_path / "together" / "fingerprint.json"
+    together = extract_fingerprint(dataset, file, workers=2, progress=lambda *counts: seen.append(counts))
     assert alone == together
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

@@ -92,6 +92,13 @@ def test_hippocampus_sized_volumes_get_nnunets_patch_and_3d() -> None:
     assert "8.0 GB, half of the RAM" in _said(plan)
 
 
+def test_the_scale_is_the_devices_unless_asked_for() -> None:
+    assert _plan(_volumes()).default_scale in ("small", "full")
+    asked = _plan(_volumes(), scale="tiny")
+    assert asked.default_scale == "tiny"
+    assert "scale 'tiny', as asked for" in _said(asked)
+
+
 def test_planning_twice_gives_the_same_plan_and_it_survives_the_disk(tmp_path: Path) -> None:
     first, second = _plan(_volumes()), _plan(_volumes())
     assert first == second
