@@ -86,7 +86,7 @@ def is_up_to_date(job: CaseJob) -> bool:
     properties = job.store.properties(job.case)
     known = properties.get("inputs", {})
     paths = job.inputs()
-    if known.keys() != paths.keys() or any(_stamp(path) != known[role]["stamp"] for role, path in paths.items()):
+    if known.keys() != paths.keys() or not all(_is_unchanged(path, known[role]) for role, path in paths.items()):
         return False
     key = job.key({role: known[role]["sha256"] for role in paths})
     return properties["key"] == key and {**properties, **_facts(job)} == properties
@@ -172,8 +172,12 @@ def _facts(job: CaseJob) -> dict[str, str]:
     return {"part": job.part, "group": job.files.group, "domain": job.files.domain}
 
 
+def _is_unchanged(path: Path, known: dict[str, Any]) -> bool:
+    return known["stamp"] is not None and known["stamp"] == _stamp(path)
+
+
 def _stamp(path: Path) -> list[int] | None:
-    """Return size and time of change; None (never equal to a recorded one) for a file that may still change."""
+    """Return size and time of change; None for a file that is missing or may still change."""
     status = path.stat() if path.is_file() else None
     if status is None or time.time_ns() - status.st_mtime_ns < _SETTLED_AFTER_NS:
         return None
