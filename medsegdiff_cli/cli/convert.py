@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medsegdiff_cli.cli.shell import JsonOption, OverwriteOption, QuietOption, VerboseOption, WorkspaceOption
-from medsegdiff_cli.cli.shell import parse_pairs, print_json, say, verb
+from medsegdiff_cli.cli.shell import print_json, say, verb
 
 @verb
 def convert(
@@ -59,18 +59,18 @@ def convert(
     --label-suffix _mask --label-map 255:lung --threshold 127 --test-count 20`
     """
     from medsegdiff_cli.paths import dataset_folder_name, open_workspace
-    from medsegdiff_cli.workflows.convert import conversion_options, convert_dataset
+    from medsegdiff_cli.workflows.convert import convert_dataset, parse_options
 
-    options = conversion_options(
+    options = parse_options(
         name=name,
         overwrite=overwrite,
         licence=licence,
         images=images,
         labels=labels,
         label_suffix=label_suffix,
-        label_map=parse_pairs(label_map, ":", "--label-map"),
+        label_map=label_map or [],
         threshold=threshold,
-        extra_labels=parse_pairs(extra_labels, "=", "--extra-labels"),
+        extra_labels=extra_labels or [],
         group_regex=group,
         domain=domain,
         test_list=test_list,

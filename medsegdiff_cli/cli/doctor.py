@@ -32,10 +32,20 @@ def doctor(
         for section in ("versions", "devices", "processor", "memory", "disk"):
             typer.echo(f"{section}:")
             for key, value in report[section].items():
-                typer.echo(f"  {key}: {value}")
+                if not key.endswith("_bytes"):
+                    typer.echo(f"  {key.replace('_', ' ')}: {_words(value)}")
         for warning in report["warnings"]:
             typer.echo(f"warning: {warning}", err=True)
     if problems:
         from medsegdiff_cli.errors import ResourceError
 
         raise ResourceError("; ".join(problems), where="--require", fix="use another machine, or free some space")
+
+
+def _words(value: object) -> str:
+    """Write a fact for people: a list of devices as "name (memory)", nothing as "none", truth as yes and no."""
+    if isinstance(value, list):
+        return ", ".join(f"{device['name']} ({device['memory']})" for device in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unset" if value is None else str(value)

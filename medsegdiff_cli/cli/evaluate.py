@@ -116,8 +116,6 @@ def print_scores(scores: "Scores", json_output: bool, quiet: bool) -> None:
         return
     from rich.console import Console
 
-    from medsegdiff_cli.reporting.score_table import score_table
+    from medsegdiff_cli.reporting.score_table import score_report
 
-    Console().print(score_table(scores))
-    for note in scores.notes:
-        say(f"note: {note}")
+    Console().print(score_report(scores))

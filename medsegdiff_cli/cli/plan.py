@@ -104,11 +104,50 @@ def plan(
             ),
             progress=lambda done, total: update(done=done, total=total),
         )
+    preview = _preview(method, dataset, preset, plans_name, workspace) if method else {}
     if json_output:
-        print_json(report.to_json())
+        print_json({**report.to_json(), "preview": preview})
         return
     for line in report.plan.explanation:
         say(f"- {line}", quiet)
-    for line in report.method_lines:
-        say(f"- {line}", quiet)
+    for config, lines in preview.items():
+        say(f"{method}, {config}: " + "; ".join(lines), quiet)
     say(f"{report.path}", quiet)
+
+
+def _preview(
+    method: str, dataset: str, preset: str, plans_name: str, workspace: Path | None
+) -> dict[str, tuple[str, ...]]:
+    """Return, for each configuration, what the method would train with."""
+    from medsegdiff_cli.errors import MsdError
+    from medsegdiff_cli.paths import open_workspace
+    from medsegdiff_cli.planning.memory import format_bytes
+    from medsegdiff_cli.workflows.devices import choose_device
+    from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
+
+    lines: dict[str, tuple[str, ...]] = {}
+    for config in ("2d", "3d"):
+        try:
+            setup = set_up_run(
+                TrainRequest(
+                    method=method,
+                    dataset=dataset,
+                    workspace=open_workspace(workspace),
+                    config=config,
+                    fold="all",
+                    preset=preset,
+                    plans_name=plans_name,
+                    device=choose_device(None),
+                )
+            )
+        except MsdError as error:
+            lines[config] = (error.what,)
+            continue
+        patch = " x ".join(str(edge) for edge in setup.recipe.patch_size_voxels)
+        lines[config] = (
+            f"scale {setup.recipe.scale}, {setup.recipe.training.steps} steps",
+            f"patch {patch}, batch {setup.recipe.batch_size}",
+            f"memory about {format_bytes(setup.patch.forecast_bytes or 0)}",
+            *setup.patch.notes,
+        )
+    return lines

@@ -1,5 +1,6 @@
 """`msd train`: all stages of a method on one fold or all."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,13 +117,10 @@ def train_folds(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
     from medsegdiff_cli.workflows.forecast import forecast_training
-    from medsegdiff_cli.workflows.run_setup import check_choices, set_up_run
+    from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
     from medsegdiff_cli.workflows.train import train_run
 
-    check_choices(settings)
     chosen = choose_device(device)
-    from medsegdiff_cli.workflows.run_setup import TrainRequest
-
     request = TrainRequest(
         **settings,
         fold=fold,
@@ -140,11 +138,24 @@ def train_folds(
         return
     say(f"run: {setup.folder}", quiet or json_output)
     with progress_bar("training", total=setup.recipe.training.steps, quiet=quiet or json_output) as update:
-        report = train_run(setup, on_step=update)
+        report = train_run(setup, progress=_StepBar(update))
     if json_output:
-        print_json({"schema_version": 1, "run": str(setup.folder), "summary": report.summary})
-        return
-    from medsegdiff_cli.cli.evaluate import print_summary
+        from medsegdiff_cli.artifacts.scores import to_json
 
-    if report.summary is not None:
-        print_summary(setup.folder / "validation", quiet)
+        scores = None if report.scores is None else to_json(report.scores)
+        print_json({"schema_version": 1, "run": str(setup.folder), "validation": scores})
+    elif report.scores is not None:
+        from medsegdiff_cli.cli.evaluate import print_scores
+
+        print_scores(report.scores, False, quiet)
+
+
+class _StepBar:
+    """Shows training's progress on a bar."""
+
+    def __init__(self, show: Callable[..., None]) -> None:
+        self._show = show
+
+    def update(self, step: int, steps: int, loss: float, score: float | None) -> None:
+        note = f"loss {loss:.3f}" + ("" if score is None else f", validation Dice {score:.3f}")
+        self._show(done=step, total=steps, note=note)

@@ -21,7 +21,7 @@ from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import load_models
 from medsegdiff_cli.prediction.predictor import predict_cases
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
-from medsegdiff_cli.training.loop import ValidationScore
+from medsegdiff_cli.training.outcome import ValidationScore
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
 from medsegdiff_cli.workflows.predict import inference_settings, write_info, write_volumes
 from medsegdiff_cli.workflows.run_setup import RunSetup
@@ -51,7 +51,8 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
             for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
                 per_class[name] += [] if math.isnan(dice) else [dice]
         means = {name: sum(values) / len(values) for name, values in per_class.items() if values}
-        return ValidationScore(score=sum(means.values()) / len(means) if means else 0.0, details=means)
+        value = sum(means.values()) / len(means) if means else math.nan
+        return ValidationScore(value=value, cases=len(cases), details=means)
 
     return validate
 

@@ -21,7 +21,7 @@ from medsegdiff_cli.artifacts.recipe import (
     read_resolved_recipe,
     write_resolved_recipe,
 )
-from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, read_run, run_name, write_run
+from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, find_folds, read_run, run_name, write_run
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.methods.registry import find_method
@@ -34,6 +34,7 @@ from medsegdiff_cli.prediction.model import build_method, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+from medsegdiff_cli.workflows.predict import find_models
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
 
 log = logging.getLogger(__name__)
@@ -294,3 +295,14 @@ def _folder_of(request: TrainRequest, dataset: DatasetFolder, plan: Plan, config
 
 def _for_file_name(value: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in value).strip("_")
+
+
+def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:
+    """Return the fold folder that `--from` names: a fold, or a run's fold of the same number, else its first.
+
+    Raises:
+        UsageError: no such run.
+    """
+    (model,) = find_models([reference], workspace)
+    folders = find_folds(model)
+    return next((folder for folder in folders if folder.name == f"fold_{fold}"), folders[0])

@@ -1,7 +1,7 @@
 """`msd train` and `msd finetune`: from a settled run to trained weights and its fold's validation scores."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medsegdiff_cli import log as logs
@@ -13,9 +13,11 @@ from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.methods.base import Method, Stage
 from medsegdiff_cli.paths import TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
-from medsegdiff_cli.training.distributed import process_group
+from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
+from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
+from medsegdiff_cli.workflows.devices import choose_workers
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
 from medsegdiff_cli.workflows.run_setup import RunSetup, open_run_folder
 
@@ -30,50 +32,55 @@ class TrainReport:
     scores: Scores | None
 
 
-def train_run(setup: RunSetup, on_step: Callable[..., None] | None = None) -> TrainReport:
+def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     """Train all stages of a run, resuming what was begun, then predict and score the fold's validation cases.
 
     Args:
-        on_step: progress callback, see `training.loop`.
+        progress: told of every step.
 
     Raises:
         UsageError: the run folder holds other settings.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
-    record = open_run_folder(setup)
-    handler = logs.add_file(setup.folder / TRAINING_LOG)
-    try:
-        store = preprocess_for(setup)
-        method = setup.new_method()
-        if setup.request.parent is not None:
-            start_from(method, setup.request.parent, min_coverage=setup.request.min_coverage)
-        method = method.to(setup.request.device)
-        for stage in method.stages:
-            record = _train_one(setup, record, method, stage, store, on_step)
-        return TrainReport(record, validate_fold(setup) if record.val_cases else None)
-    finally:
-        logs.remove(handler)
+    with join_team(setup.request.device) as team:
+        record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
+        # The other ranks wait here until the lead has written run folder and store.
+        team.from_lead(0.0)
+        handler = logs.add_file(setup.folder / TRAINING_LOG) if team.is_lead else None
+        try:
+            method = setup.new_method()
+            if setup.request.parent is not None:
+                start_from(method, setup.request.parent, min_coverage=setup.request.min_coverage)
+            for stage in method.stages:
+                record = _train_one(setup, record, method, stage, store, progress, team)
+            return TrainReport(record, validate_fold(setup) if record.val_cases and team.is_lead else None)
+        finally:
+            if handler is not None:
+                logs.remove(handler)
 
 
-def preprocess_for(setup: RunSetup) -> PreprocessedStore:
-    """Return the run's store with every case it needs, preprocessing those that are missing or stale."""
-    store = PreprocessedStore(
-        setup.request.workspace.store_folder(setup.dataset.name, setup.plan.plans_name, setup.record.config)
-    )
-    wanted = {*setup.record.train_cases, *setup.record.val_cases}
+def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
+    """Create or check the run folder, and preprocess the cases that are missing or stale."""
+    record, store = open_run_folder(setup), store_of(setup)
     report = preprocess(
         setup.dataset,
         setup.plan,
         setup.record.config,
         store,
         parts=("Tr",),
-        cases=wanted,
-        workers=setup.request.workers,
-        progress=None,
+        cases={*setup.record.train_cases, *setup.record.val_cases},
+        workers=choose_workers(None) if setup.request.workers else 0,
     )
     if report.written:
-        log.info("preprocessed %d cases (%d reused)", len(report.written), len(report.reused))
-    return store
+        log.info("preprocessed %d cases (%d were there)", len(report.written), len(report.reused))
+    return record, store
+
+
+def store_of(setup: RunSetup) -> PreprocessedStore:
+    """Return the preprocessed store that the run trains on."""
+    return PreprocessedStore(
+        setup.request.workspace.store_folder(setup.dataset.name, setup.plan.plans_name, setup.record.config)
+    )
 
 
 def _train_one(
@@ -82,13 +89,13 @@ def _train_one(
     method: Method,
     stage: Stage,
     store: PreprocessedStore,
-    on_step: Callable[..., None] | None,
+    progress: Progress | None,
+    team: Team,
 ) -> RunRecord:
     recipe, scheme = setup.recipe, setup.plan.label_scheme()
     training = recipe.training
 
     def batches(start_step: int) -> Iterator[Batch]:
-        group = process_group()
         return make_batches(
             store,
             record.train_cases,
@@ -103,8 +110,8 @@ def _train_one(
             slices_2d=setup.slices,
             start_step=start_step,
             steps=training.steps,
-            rank=group.rank,
-            world_size=group.size,
+            rank=team.rank,
+            world_size=team.world_size,
             workers=setup.request.workers,
             supervision=stage.supervision,
             views=stage.views,
@@ -121,7 +128,8 @@ def _train_one(
         device=setup.request.device,
         precision=record.precision,
         max_time_s=setup.request.max_time_s,
-        progress=on_step,
+        progress=progress,
+        team=team,
     )
     stages = tuple(
         StageRecord(name=s.name, status="finished", steps_done=result.steps_done, steps=s.steps)
@@ -130,6 +138,6 @@ def _train_one(
         for s in record.stages
     )
     record = record.model_copy(update={"stages": stages, "weights_digest": result.weights_digest})
-    if process_group().rank == 0:
+    if team.is_lead:
         write_run(setup.folder, record)
     return record
