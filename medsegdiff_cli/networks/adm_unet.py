@@ -10,7 +10,7 @@ with all other attention, and with few channels norms and heads use the greatest
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -101,6 +101,9 @@ class ADMUNet(nn.Module):
     Args:
         settings: the shape of the network; kept as `settings`.
     """
+
+    input_layer: ClassVar[str] = "input_blocks.0.0"
+    """The layer whose shape depends on the image's channels (see `networks.transfer`)."""
 
     def __init__(self, settings: ADMSettings) -> None:
         super().__init__()

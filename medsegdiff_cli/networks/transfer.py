@@ -1,0 +1,99 @@
+"""Transfer: what of a trained network's weights fits another one, tensor by tensor, for a table that people read.
+
+Used when the datasets differ: other image channels change the input layer, other classes the output layer. A network
+names the first by a class attribute `input_layer`, the name of one of its submodules.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+Status = Literal["loaded", "adapted", "new", "unused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRow:
+    """What became of one tensor.
+
+    Attributes:
+        name: of the tensor.
+        status: `loaded` as it is; `adapted` to another number of image channels; `new`, kept at its initial value,
+            because the source has none of that name and shape; `unused`, a tensor of the source without a place.
+        source_shape, target_shape: None where it does not exist.
+    """
+
+    name: str
+    status: Status
+    source_shape: tuple[int, ...] | None
+    target_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Weights for the target, and where they come from.
+
+    Attributes:
+        state: complete, for `target.load_state_dict(state)`; new tensors have the target's present values.
+        rows: the target's tensors in its order, then the unused ones.
+        coverage: share of the target's numbers that are loaded or adapted, 0 to 1.
+    """
+
+    state: dict[str, Tensor]
+    rows: tuple[TransferRow, ...]
+    coverage: float
+
+
+def adapt_state(state: Mapping[str, Tensor], target: nn.Module) -> Transfer:
+    """Return what of `state` the `target` can take; the caller decides which coverage is enough.
+
+    Tensors equal in name and shape are taken. An input layer with another number of channels gets the mean over the
+    old channels, scaled so that an image repeated over the channels gives the same features. All else is new: an
+    output layer with other classes too, since rows of one class mean nothing for another.
+    """
+    adaptable = {f"{name}.weight" for name in _input_layers(target)}
+    fitted: dict[str, Tensor] = {}
+    rows: list[TransferRow] = []
+    n_covered = n_total = 0
+    for name, present in target.state_dict().items():
+        source = state.get(name)
+        status = _status(source, present, name in adaptable)
+        if source is None or status == "new":
+            fitted[name] = present
+        elif status == "adapted":
+            fitted[name] = _with_channels(source, present.shape[1]).to(present)
+        else:
+            fitted[name] = source.to(present)
+        n_total += present.numel()
+        n_covered += present.numel() if status != "new" else 0
+        source_shape = None if source is None else tuple(source.shape)
+        rows.append(TransferRow(name=name, status=status, source_shape=source_shape, target_shape=tuple(present.shape)))
+    for name in state:
+        if name not in fitted:
+            shape = tuple(state[name].shape)
+            rows.append(TransferRow(name=name, status="unused", source_shape=shape, target_shape=None))
+    return Transfer(state=fitted, rows=tuple(rows), coverage=n_covered / max(n_total, 1))
+
+
+def _status(source: Tensor | None, present: Tensor, is_input: bool) -> Status:
+    if source is None:
+        return "new"
+    if source.shape == present.shape:
+        return "loaded"
+    same_rank = source.ndim == present.ndim >= 2
+    but_channels = same_rank and source.shape[:1] + source.shape[2:] == present.shape[:1] + present.shape[2:]
+    return "adapted" if is_input and but_channels else "new"
+
+
+def _with_channels(weight: Tensor, n_channels: int) -> Tensor:
+    """Return `weight` (feature, channel, *kernel) with `n_channels` equal channels of the same sum."""
+    shared = weight.sum(dim=1, keepdim=True) / n_channels
+    return shared.expand(-1, n_channels, *(-1,) * (weight.ndim - 2)).contiguous()
+
+
+def _input_layers(target: nn.Module) -> Iterator[str]:
+    for prefix, module in target.named_modules():
+        layer = getattr(module, "input_layer", None)
+        if isinstance(layer, str):
+            yield f"{prefix}.{layer}" if prefix else layer
