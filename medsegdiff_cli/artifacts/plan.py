@@ -6,6 +6,7 @@ Shapes, spacings and strides are in the *transposed* axis order (`transpose[0]` 
 from pathlib import Path
 from typing import Literal, get_args
 
+import yaml
 from pydantic import Field, model_validator
 
 from medsegdiff_cli import atomic
@@ -144,11 +145,11 @@ def read_plan(path: Path) -> Plan:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan atomically, below its explanation as comments."""
-    header = "".join(f"# {line}\n" for line in (f"Plan of {plan.dataset}; edit freely, then train.", *plan.explanation))
+    """Write a plan atomically; the explanation comes last, one sentence a line."""
     content = plan.model_dump(mode="json", exclude={"explanation"})
-    content["explanation"] = list(plan.explanation)
-    atomic.write_yaml(path, content, header)
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    reasons = yaml.safe_dump({"explanation": list(plan.explanation)}, width=10_000, allow_unicode=True)
+    atomic.write_text(path, f"# Plan of {plan.dataset}; edit freely, then train.\n{text}{reasons}")
 
 
 def changed_keys(old: StrictModel, new: StrictModel) -> list[str]:
