@@ -1,0 +1,1 @@
+"""Checking: every problem of a dataset folder in one report."""
