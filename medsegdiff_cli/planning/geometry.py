@@ -72,7 +72,7 @@ def _choose_geometry(
         return overrides.geometry, "as asked for"
     if overrides.size_voxels:
         return "resize", "since a size was given"
-    if overrides.target_spacing:
+    if overrides.target_spacing_mm:
         return "spacing", "since a target spacing was given"
     if len(cases[0].shape_voxels) == 2 and not all(case.has_physical_spacing for case in cases):
         return "resize", "since these are 2D images without physical spacing"
@@ -81,14 +81,14 @@ def _choose_geometry(
 
 
 def _check(overrides: PlanOverrides, geometry: str, n_axes: int) -> None:
-    contradictory = "target_spacing" if geometry == "resize" else "size_voxels"
+    contradictory = "target_spacing_mm" if geometry == "resize" else "size_voxels"
     if getattr(overrides, contradictory) is not None:
         raise UsageError(
             f"'{contradictory}' does not go with geometry '{geometry}'", where="plan", fix="give one of the two"
         )
-    for key in ("target_spacing", "size_voxels", "centre_crop"):
+    for key in ("target_spacing_mm", "size_voxels", "centre_crop"):
         given = getattr(overrides, key)
-        allowed = (n_axes,) if key == "target_spacing" else (2, n_axes)
+        allowed = (n_axes,) if key == "target_spacing_mm" else (2, n_axes)
         if given is not None and (len(given) not in allowed or min(given) <= 0):
             raise UsageError(
                 f"'{key}' is {list(given)}, the images have {n_axes} axes",
@@ -105,12 +105,14 @@ def _by_spacing(
     why: str,
 ) -> Grid:
     spacings = [case.spacing_mm for case in cases]
-    target = overrides.target_spacing or target_spacing(spacings, shapes)
+    target = overrides.target_spacing_mm or target_spacing(spacings, shapes)
     transpose = transpose_for(target)
     native = median_shape(shapes, spacings, target)
     spacing = tuple(float(target[axis]) for axis in transpose)
     median = _after_crop([native[axis] for axis in transpose], overrides.centre_crop)
-    origin = "as asked for" if overrides.target_spacing else "the median" if len(set(spacings)) > 1 else "of all cases"
+    origin = (
+        "as asked for" if overrides.target_spacing_mm else "the median" if len(set(spacings)) > 1 else "of all cases"
+    )
     unit = "mm" if all(case.has_physical_spacing for case in cases) else "px"
     sentences = [
         f"All cases are resampled to a voxel size of {_times(spacing)} {unit} ({origin}), {why}; "

@@ -11,8 +11,10 @@ from medsegdiff_cli.artifacts.plan import Normalisation, Scale
 class PlanOverrides(StrictModel):
     """The `plan` section of a recipe, and the flags of `msd plan`; None leaves the choice to the planner.
 
+    A single number in a tuple stands for all axes.
+
     Attributes:
-        target_spacing: mm per axis in array order (z, y, x); implies geometry `spacing`.
+        target_spacing_mm: voxel size in array order (z, y, x); implies geometry `spacing`.
         size_voxels: fixed grid per axis, in plan order; implies geometry `resize`. Two numbers for volumes resize
             their slices and leave a 2D configuration only.
         keep_aspect: with `resize`, pad instead of stretching.
@@ -20,13 +22,11 @@ class PlanOverrides(StrictModel):
         normalisation: of all channels, or one a channel.
         use_mask: normalise inside the mask or the non-zero voxels.
         mirror_axes: axes of the plan along which augmentation may mirror.
-        config: default configuration.
-        scale: default scale.
     """
 
     plans_name: str = "plans"
     geometry: Literal["spacing", "resize"] | None = None
-    target_spacing: tuple[float, ...] | None = None
+    target_spacing_mm: tuple[float, ...] | None = None
     size_voxels: tuple[int, ...] | None = None
     keep_aspect: bool | None = None
     interpolation: Literal["cubic", "linear", "nearest"] | None = None
@@ -35,11 +35,17 @@ class PlanOverrides(StrictModel):
     use_mask: bool | None = None
     crop: Literal["nonzero", "mask", "none"] | None = None
     mirror_axes: tuple[int, ...] | None = None
-    config: Literal["2d", "3d"] | None = None
-    scale: Scale | None = None
+    default_config: Literal["2d", "3d"] | None = None
+    default_scale: Scale | None = None
     store_dtype: Literal["float16", "float32"] | None = Field(default=None)
+
+    def for_axes(self, n_axes: int) -> "PlanOverrides":
+        """Return a copy in which single numbers are repeated for every axis."""
+        keys = ("target_spacing_mm", "size_voxels", "centre_crop")
+        single = {key: value * n_axes for key in keys if (value := getattr(self, key)) is not None and len(value) == 1}
+        return self.model_copy(update=single)
 
     def geometric_keys(self) -> list[str]:
         """Return the given keys that contradict a geometry taken over from another run."""
-        taken = ("geometry", "target_spacing", "size_voxels", "keep_aspect", "interpolation", "centre_crop", "crop")
+        taken = ("geometry", "target_spacing_mm", "size_voxels", "keep_aspect", "interpolation", "centre_crop", "crop")
         return [key for key in taken if getattr(self, key) is not None]

@@ -58,7 +58,7 @@ def make_plan(
         UsageError: overrides that do not fit the images or each other.
         ResourceError: not even the smallest patch fits.
     """
-    overrides = overrides or PlanOverrides()
+    overrides = (overrides or PlanOverrides()).for_axes(len(fingerprint.cases[0].shape_voxels))
     common = _common(fingerprint, info, overrides)
     if like is not None:
         return _like(like, fingerprint, overrides, common)
@@ -69,9 +69,9 @@ def make_plan(
     configurations = _configurations(fingerprint, grid, cost_of, dtype)
     n_labelled = sum(case.part == "Tr" for case in fingerprint.cases)
     config, config_reason = choose_config(
-        set(configurations), grid.spacing_mm, grid.median, n_labelled, supported_dims, overrides.config
+        set(configurations), grid.spacing_mm, grid.median, n_labelled, supported_dims, overrides.default_config
     )
-    scale, scale_reason = (overrides.scale, "as asked for") if overrides.scale else default_scale()
+    scale, scale_reason = (overrides.default_scale, "as asked for") if overrides.default_scale else default_scale()
     fitted = f"Patches and batches fit into {format_bytes(memory_bytes)}" + (
         f", {memory_source}" if memory_source else ""
     )
@@ -194,8 +194,8 @@ def _like(like: Plan, fingerprint: Fingerprint, overrides: PlanOverrides, common
         **common,
         "channels": channels,
         "mirror_axes": mirror_axes,
-        "default_config": overrides.config or like.default_config,
-        "default_scale": overrides.scale or like.default_scale,
+        "default_config": overrides.default_config or like.default_config,
+        "default_scale": overrides.default_scale or like.default_scale,
         "explanation": (*reasons, mirror_reason),
     }
     return validate(Plan, content, "plan")

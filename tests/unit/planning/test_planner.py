@@ -94,7 +94,7 @@ def test_hippocampus_sized_volumes_get_nnunets_patch_and_3d() -> None:
 
 def test_the_scale_is_the_devices_unless_asked_for() -> None:
     assert _plan(_volumes()).default_scale in ("small", "full")
-    asked = _plan(_volumes(), scale="tiny")
+    asked = _plan(_volumes(), default_scale="tiny")
     assert asked.default_scale == "tiny"
     assert "scale 'tiny', as asked for" in _said(asked)
 
@@ -119,8 +119,8 @@ def test_a_misspelt_key_of_an_edited_plan_is_named_with_the_nearest_one(tmp_path
 
 
 def test_a_misspelt_override_is_named_with_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match="did you mean 'target_spacing'"):
-        validate(PlanOverrides, {"target_spacin": [1, 1, 1]}, "recipe: plan")
+    with pytest.raises(UsageError, match="did you mean 'target_spacing_mm'"):
+        validate(PlanOverrides, {"target_spacing_m": [1, 1, 1]}, "recipe: plan")
 
 
 def test_the_plan_has_a_json_schema() -> None:
@@ -194,11 +194,18 @@ def test_a_given_size_means_resize_and_slices_of_volumes_can_be_resized_too() ->
     assert whole.configurations["3d"].patch_size_voxels == (32, 64, 64)
 
 
+def test_a_single_number_stands_for_all_axes() -> None:
+    assert _plan(_photographs((500, 400)), size_voxels=(128,)) == _plan(
+        _photographs((500, 400)), size_voxels=(128, 128)
+    )
+    assert _plan(_volumes(), target_spacing_mm=(2,)).configurations["3d"].spacing_mm == (2, 2, 2)
+
+
 def test_contradictory_overrides_are_refused() -> None:
     with pytest.raises(UsageError, match="does not go with geometry"):
-        _plan(_volumes(), geometry="resize", target_spacing=(1, 1, 1))
+        _plan(_volumes(), geometry="resize", target_spacing_mm=(1, 1, 1))
     with pytest.raises(UsageError, match="have 3 axes"):
-        _plan(_volumes(), target_spacing=(1, 1))
+        _plan(_volumes(), target_spacing_mm=(1, 1))
     with pytest.raises(UsageError, match="2 normalisations for 1 channels"):
         _plan(_volumes(), normalisation=("none", "none"))
 
@@ -269,7 +276,7 @@ def test_like_takes_over_geometry_and_normalisation_of_another_run() -> None:
     assert source.configurations == plan.configurations
     assert source.channels == plan.channels
     with pytest.raises(UsageError, match="cannot be given with --like"):
-        _plan(other, like=source, target_spacing=(1, 1, 1))
+        _plan(other, like=source, target_spacing_mm=(1, 1, 1))
     with pytest.raises(UsageError, match="have 3 axes, these have 2"):
         _plan(_photographs((64, 64)), like=source)
 
