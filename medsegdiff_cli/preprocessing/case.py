@@ -1,7 +1,7 @@
 """One case from files to store entry; runs in worker processes, so nothing heavy (torch) is imported here."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,14 +157,16 @@ def _on_grid_of(image: Image, path: Path) -> np.ndarray:
     """Read a label or a mask (*spatial) that must lie on the image's grid."""
     label = read_label(path)
     distance_mm = largest_corner_distance_mm(image.geometry, label.geometry)
-    if distance_mm > _LARGEST_SHIFT_VOXELS * min(image.geometry.spacing_mm):
+    is_placed = image.geometry.has_physical_spacing and label.geometry.has_physical_spacing
+    is_apart = is_placed and distance_mm > _LARGEST_SHIFT_VOXELS * min(image.geometry.spacing_mm)
+    if is_apart or label.geometry.shape != image.geometry.shape:
         raise InputDataError(
             f"not on the image's grid (corners {distance_mm:.3g} mm apart, shapes {label.geometry.shape} and "
             f"{image.geometry.shape})",
             where=str(path),
             fix="run `msd check` on the dataset",
         )
-    return replace(label, geometry=image.geometry).array[0]
+    return label.array[0]
 
 
 def _facts(job: CaseJob) -> dict[str, str]:
