@@ -110,9 +110,9 @@ def _by_spacing(
     native = median_shape(shapes, spacings, target)
     spacing = tuple(float(target[axis]) for axis in transpose)
     median = _after_crop([native[axis] for axis in transpose], overrides.centre_crop)
-    origin = (
-        "as asked for" if overrides.target_spacing_mm else "the median" if len(set(spacings)) > 1 else "of all cases"
-    )
+    origin = "the median" if len(set(spacings)) > 1 else "that of all cases"
+    if overrides.target_spacing_mm:
+        origin = "as asked for"
     unit = "mm" if all(case.has_physical_spacing for case in cases) else "px"
     sentences = [
         f"All cases are resampled to a voxel size of {_times(spacing)} {unit} ({origin}), {why}; "

@@ -195,9 +195,8 @@ def test_a_given_size_means_resize_and_slices_of_volumes_can_be_resized_too() ->
 
 
 def test_a_single_number_stands_for_all_axes() -> None:
-    assert _plan(_photographs((500, 400)), size_voxels=(128,)) == _plan(
-        _photographs((500, 400)), size_voxels=(128, 128)
-    )
+    photographs = _photographs((500, 400))
+    assert _plan(photographs, size_voxels=(128,)) == _plan(photographs, size_voxels=(128, 128))
     assert _plan(_volumes(), target_spacing_mm=(2,)).configurations["3d"].spacing_mm == (2, 2, 2)
 
 
