@@ -28,7 +28,9 @@ def runs(
 
     place = open_workspace(workspace)
     if delete is not None:
-        folder, size = delete_run(delete, place, dataset, confirm=None if yes else lambda text: typer.confirm(text, err=True))
+        folder, size = delete_run(
+            delete, place, dataset, confirm=None if yes else lambda text: typer.confirm(text, err=True)
+        )
         say(f"deleted {folder} ({size})" if size else "nothing deleted", quiet)
         return
     rows = list_runs(place, dataset)
@@ -38,8 +40,8 @@ def runs(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("dataset", "run", "fold", "state", "validation Dice", "size")
+    table = Table("dataset", "run", "fold", "state", "steps", "validation Dice", "size")
     for row in rows:
         dice = "" if row["dice"] is None else f"{row['dice']:.4f}"
-        table.add_row(row["dataset"], row["run"], row["fold"], row["state"], dice, row["size"])
+        table.add_row(row["dataset"], row["run"], row["fold"], row["state"], row["steps"], dice, row["size"])
     Console().print(table)
