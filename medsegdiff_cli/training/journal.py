@@ -23,7 +23,7 @@ class Journal:
 
     Each line has `stage`, `step`, `loss`, `terms` (their means since the line before), `lr` (of the step), `grad_norm`
     (mean, before clipping), `seconds` (since the stage began) and, after a validation, `validation` with `score`,
-    `cases` and details.
+    `cases` and `details`.
 
     Args:
         folder: the run's fold folder.

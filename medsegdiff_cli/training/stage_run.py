@@ -59,7 +59,7 @@ class StageRun:
         self.checkpoints, self.journal, self.signals = checkpoints, journal, signals
         self.counters = Counters()
         self._started = self._saved_at = time.monotonic()
-        self._drawn_at = -math.inf
+        self._drawn_at = self._started
         self._seconds_before = 0.0
         self._validation: ValidationScore | None = None
         every = self.settings.validate_every_steps
@@ -230,7 +230,7 @@ class StageRun:
         }
         if self._validation is not None and counters.validated_step == counters.step:
             score = self._validation
-            line["validation"] = {"score": score.value, "cases": score.cases, **score.details}
+            line["validation"] = {"score": score.value, "cases": score.cases, "details": dict(score.details)}
         if self.team.is_lead:
             self.journal.write(line)
         counters.window, counters.window_steps, counters.logged_step = {}, 0, counters.step
