@@ -28,8 +28,13 @@ def soft_dice(
         batch_dice: sum over the batch before dividing, so that small patches share one coefficient a class.
         include_background: count channel 0; it is left out when the only other channels are classes beside it.
         smooth: added to numerator and denominator, in voxels.
+
+    Raises:
+        ValueError: there is no channel beside the background.
     """
     first = 0 if include_background else 1
+    if probabilities.shape[1] <= first:
+        raise ValueError(f"Dice without background needs 2 or more classes, not {probabilities.shape[1]}")
     p, m = _exact(probabilities)[:, first:], mask[:, first:]
     if valid is not None:
         counted = _with_channel(valid, probabilities)

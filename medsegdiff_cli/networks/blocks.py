@@ -112,12 +112,13 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the shape of `x` (batch, channel, *spatial)."""
         batch, channels = x.shape[:2]
-        qkv = self.qkv(self.norm(x).reshape(batch, channels, -1))
-        heads = qkv.reshape(batch, self.num_heads, 3, channels // self.num_heads, -1).transpose(-1, -2)
-        query, key, value = heads.unbind(2)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        out = self.proj_out(attended.transpose(-1, -2).reshape(batch, channels, -1))
-        return x + out.reshape(x.shape)
+        h = self.qkv(self.norm(x).reshape(batch, channels, -1))
+        h = h.reshape(batch, self.num_heads, 3, channels // self.num_heads, -1)
+        # Attention without the voxels x voxels matrix exists only for heads whose channels are adjacent in memory.
+        query, key, value = h.transpose(-1, -2).contiguous().unbind(2)
+        h = F.scaled_dot_product_attention(query, key, value)
+        h = self.proj_out(h.transpose(-1, -2).reshape(batch, channels, -1))
+        return x + h.reshape(x.shape)
 
 
 class EmbedSequential(nn.Sequential):

@@ -50,6 +50,11 @@ def test_ignored_voxels_leave_the_sums_of_dice():
         assert dice.item() == pytest.approx(expected)
 
 
+def test_dice_of_nothing_but_background_is_refused():
+    with pytest.raises(ValueError, match="needs 2 or more classes"):
+        soft_dice(PROBABILITIES[:, :1], ONE_HOT[:, :1], batch_dice=True)
+
+
 def test_smoothing_is_in_numerator_and_denominator():
     expected = (2 * 1.5 + 0.5) / (1.75 + 2 + 0.5 + 1 + 0.5)
     assert soft_dice(PROBABILITIES, ONE_HOT, batch_dice=True, smooth=0.5).item() == pytest.approx(expected)

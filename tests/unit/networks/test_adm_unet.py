@@ -232,3 +232,34 @@ def test_bfloat16_stays_near_float32():
     # bfloat16 rounds by 2**-9 at most, about 20 layers deep.
     for rounded in (mixed, whole):
         assert (rounded.float() - exact).norm() / exact.norm() < 20 * 2**-9
+
+
+@pytest.mark.parametrize("n_dims", [2, 3])
+def test_every_parameter_learns_after_the_zero_layers_have_moved(n_dims):
+    network = trained_like(small(n_dims=n_dims)).train()
+    network(image(n_dims), torch.tensor([10, 400])).square().sum().backward()
+    silent = [name for name, parameter in network.named_parameters() if parameter.grad.count_nonzero() == 0]
+    assert silent == []
+
+
+def test_thirty_steps_from_the_start_halve_the_loss():
+    torch.manual_seed(0)
+    network = ADMUNet(small(use_time=False))
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    x = image(size=16)
+    losses = []
+    for _ in range(30):
+        loss = (network(x) - torch.cat([x, -x], dim=1)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_memory_layout_does_not_change_the_result():
+    network, x, t = trained_like(SMALL).double(), image(size=16).double(), torch.tensor([1, 2])
+    with torch.no_grad():
+        plain = network(x, t)
+        other = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(other, plain, rtol=1e-10, atol=1e-10)

@@ -8,6 +8,7 @@ from torch import nn
 
 from medsegdiff_cli.losses import dice_and_cross_entropy
 from medsegdiff_cli.networks.adm_unet import ADMSettings, ADMUNet, parameter_count
+from medsegdiff_cli.networks.blocks import AttentionBlock
 from medsegdiff_cli.networks.memory import measure_step
 
 FLOAT = 4
@@ -120,6 +121,18 @@ def test_the_count_agrees_with_the_allocator_of_a_real_step(training, checkpoint
     memory = measure_step(build, step(size=64), training=training)
     # The allocator also sees the scratch space of kernels, which torch does not know of.
     assert memory.saved_activations_bytes + memory.backward_bytes == pytest.approx(peak, rel=0.3)
+
+
+def test_attention_never_keeps_a_matrix_of_all_pairs_of_voxels():
+    def build() -> nn.Module:
+        return AttentionBlock(32, num_head_channels=32, num_groups=32)
+
+    small, large = (
+        measure_step(build, lambda network, size=size: network(torch.zeros(1, 32, size, size)).sum(), training=True)
+        for size in (16, 64)
+    )
+    # 16 times the voxels need 16 times the memory; pairs would need 256 times.
+    assert large.saved_activations_bytes / small.saved_activations_bytes == pytest.approx(16, rel=0.02)
 
 
 def test_checkpointing_saves_memory():
