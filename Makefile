@@ -1,0 +1,56 @@
+# Everything that can be run on this checkout. Each target makes its own virtual environment when it is missing.
+#   make demo   install, then the whole chain on phantom images
+#   make test   install with the test extra, lint, types, fast tests
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+
+# More threads than free cores make small tensors slower by an order of magnitude.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo lint types test test-all docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo "make lint | types | test-all | docs | clean"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[test]'
+	touch $@ $(VENV)/installed
+
+install: $(VENV)/installed
+
+demo: $(VENV)/installed
+	$(BIN)/msd demo
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+test: lint types
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: lint types
+	$(PYTEST) -m "not gpu"
+
+docs: $(VENV)/installed-test
+	$(BIN)/python docs/write_cli_page.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
