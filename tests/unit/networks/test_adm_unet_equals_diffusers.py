@@ -27,8 +27,8 @@ WHOLE_NAMES = {
 }
 
 
-@pytest.fixture(scope="module")
-def oracle():
+@pytest.fixture(scope="module", params=["scale_shift", "default"])
+def oracle(request):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     model = diffusers.UNet2DModel(
@@ -40,7 +40,7 @@ def oracle():
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
         downsample_type="resnet",
         upsample_type="resnet",
-        resnet_time_scale_shift="scale_shift",
+        resnet_time_scale_shift=request.param,
         norm_num_groups=GROUPS,
         attn_norm_num_groups=GROUPS,
         attention_head_dim=HEAD_CHANNELS,
@@ -60,6 +60,7 @@ def network(oracle):
         attention_levels=(1, 2),
         num_head_channels=HEAD_CHANNELS,
         num_groups=GROUPS,
+        use_scale_shift_norm=oracle.config.resnet_time_scale_shift == "scale_shift",
     )
     network = ADMUNet(settings).double().eval()
     network.load_state_dict(adm_state(oracle))
