@@ -1,0 +1,230 @@
+"""Contact sheet: many cases on one PNG, label contours in one colour a class, a legend below."""
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from medsegdiff_cli import atomic
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part
+from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.imaging.image import Image
+from medsegdiff_cli.imaging.reading import read_image, read_label
+from medsegdiff_cli.reporting.slices import Panel, panels_of
+
+# Bright on grey and told apart by most colour-blind readers; further classes get generated hues. Colour photographs
+# (skin, retina, tissue) are mostly red, so there the second colour comes first.
+_COLOURS = ("#ff4d4d", "#2ec4ff", "#ffd23f", "#4fe07a", "#c98bff", "#ff9f1c", "#ff85d5", "#b5f5ff")
+_GOLDEN_RATIO = 0.618034
+_DPI = 130
+_TILE_INCHES = 2.2
+_MOST_COLUMNS = 6
+_LONGEST_TITLE = 26
+_LINE_WIDTH, _THIN_LINE_WIDTH = 0.8, 0.4
+# Outlines this many times longer than the picture's border (vessels) are drawn thin.
+_LONG_OUTLINE = 2.0
+_PART_WORDS: Mapping[Part, str] = {"Tr": "", "Ts": "test", "Un": "unlabelled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetItem:
+    """One case on the sheet.
+
+    Attributes:
+        panels: empty when the case cannot be shown; `note` then says why.
+        note: stands in the picture's corner, for example "unlabelled".
+    """
+
+    title: str
+    panels: tuple[Panel, ...]
+    note: str = ""
+
+
+def item_of_case(
+    title: str, image: Image, label: Image | None, *, note: str = "", three_planes: bool = False
+) -> SheetItem:
+    """Return the item of an image and its label (or prediction) on the same grid; `label` holds file values."""
+    if label is not None and label.geometry.shape != image.geometry.shape:
+        return SheetItem(title=title, panels=(), note="image and label differ in shape")
+    array = None if label is None else label.array[0]
+    return SheetItem(title=title, panels=panels_of(image, array, three_planes=three_planes), note=note)
+
+
+def sheet_items_of_dataset(folder: DatasetFolder, count: int, *, three_planes: bool = False) -> list[SheetItem]:
+    """Return up to `count` cases, evenly spread over training, test and unlabelled images; training comes first.
+
+    A case that cannot be read is shown as such.
+    """
+    cases: dict[Part, list[CaseFiles]] = {"Tr": folder.cases("Tr"), "Ts": folder.cases("Ts"), "Un": folder.cases("Un")}
+    shares = _shares({part: len(found) for part, found in cases.items()}, count)
+    return [
+        _item_of_files(case, part, three_planes=three_planes)
+        for part, found in cases.items()
+        for case in _evenly(found, shares[part])
+    ]
+
+
+def contact_sheet(items: Sequence[SheetItem], legend: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Draw the sheet; the same items give the same bytes. Needs no display.
+
+    Args:
+        legend: class name to the label values that it consists of (`LabelScheme.file_values()`); regions may overlap.
+        path: PNG, written atomically.
+
+    Raises:
+        ValueError: no items.
+    """
+    if not items:
+        raise ValueError("a contact sheet needs at least one item")
+    is_photo = any(panel.image.ndim == 3 for item in items for panel in item.panels)
+    colours = {name: _colour(index + is_photo) for index, name in enumerate(legend)}
+    tiles = [(item, panel) for item in items for panel in (item.panels or (None,))]
+    columns = _columns(len(items), max(len(item.panels) for item in items))
+    rows = math.ceil(len(tiles) / columns)
+    width, height = _tile_size([panel for _, panel in tiles if panel is not None])
+    legend_inches = 0.34 * math.ceil(max(len(legend), 1) / columns)
+    figure = Figure(figsize=(columns * width, rows * (height + 0.26) + legend_inches), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    total = figure.get_figheight()
+    grid = figure.add_gridspec(
+        rows,
+        columns,
+        left=0.02 / columns,
+        right=1 - 0.02 / columns,
+        top=1 - 0.22 / total,
+        bottom=legend_inches / total,
+        wspace=0.04,
+        hspace=0.26 / height,
+    )
+    for index, (item, panel) in enumerate(tiles):
+        axes = figure.add_subplot(grid[index // columns, index % columns])
+        axes.set_axis_off()
+        axes.set_anchor("N")
+        is_first = panel is None or panel is item.panels[0]
+        _draw_tile(axes, item, panel, legend, colours, is_first=is_first)
+    _draw_legend(figure, colours, columns)
+    with atomic.staged(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _item_of_files(case: CaseFiles, part: Part, *, three_planes: bool) -> SheetItem:
+    try:
+        image = read_image(case.images[0])
+        label = read_label(case.label) if case.label else None
+    except InputDataError as error:
+        return SheetItem(title=case.case, panels=(), note=f"cannot be read: {error.what}")
+    words = [_PART_WORDS[part], "without label" if label is None and part != "Un" else ""]
+    note = ", ".join(word for word in words if word)
+    return item_of_case(case.case, image, label, note=note, three_planes=three_planes)
+
+
+def _draw_tile(
+    axes: Axes,
+    item: SheetItem,
+    panel: Panel | None,
+    legend: Mapping[str, Sequence[int]],
+    colours: Mapping[str, str],
+    *,
+    is_first: bool,
+) -> None:
+    axes.set_title(_shorten(item.title) if is_first else "", fontsize=7, pad=3)
+    if panel is None:
+        axes.text(0.5, 0.5, item.note, fontsize=7, color="#b00020", ha="center", va="center", wrap=True)
+        return
+    height, width = panel.image.shape[0] * panel.spacing[0], panel.image.shape[1] * panel.spacing[1]
+    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="antialiased")
+    if panel.label is not None:
+        y = (np.arange(panel.label.shape[0]) + 0.5) * panel.spacing[0]
+        x = (np.arange(panel.label.shape[1]) + 0.5) * panel.spacing[1]
+        for name, values in legend.items():
+            _draw_contour(axes, x, y, np.isin(panel.label, values), colours[name])
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    if item.note and is_first:
+        _write_in_corner(axes, 0.03, 0.97, item.note, "left", "top")
+    if panel.caption:
+        _write_in_corner(axes, 0.97, 0.03, panel.caption, "right", "bottom")
+
+
+def _write_in_corner(
+    axes: Axes, x: float, y: float, text: str, horizontal: Literal["left", "right"], vertical: Literal["top", "bottom"]
+) -> None:
+    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
+    axes.text(x, y, text, ha=horizontal, va=vertical, transform=axes.transAxes, fontsize=6, color="white", bbox=box)
+
+
+def _draw_contour(axes: Axes, x: np.ndarray, y: np.ndarray, mask: np.ndarray, colour: str) -> None:
+    """Outline a mask; a rim of background closes contours that touch the border."""
+    if not mask.any():
+        return
+    step_x, step_y = (x[1] - x[0] if len(x) > 1 else 1.0), (y[1] - y[0] if len(y) > 1 else 1.0)
+    rim_x = np.concatenate([[x[0] - step_x / 2], x, [x[-1] + step_x / 2]])
+    rim_y = np.concatenate([[y[0] - step_y / 2], y, [y[-1] + step_y / 2]])
+    padded = np.pad(mask.astype(np.float32), 1)
+    n_edges = sum(np.count_nonzero(np.diff(padded, axis=axis)) for axis in (0, 1))
+    is_long = n_edges > _LONG_OUTLINE * 2 * sum(mask.shape)
+    width = _THIN_LINE_WIDTH if is_long else _LINE_WIDTH
+    axes.contour(rim_x, rim_y, padded, levels=[0.5], colors=[colour], linewidths=width)
+
+
+def _draw_legend(figure: Figure, colours: Mapping[str, str], columns: int) -> None:
+    if not colours:
+        return
+    handles = [Line2D([], [], color=colour, linewidth=2, label=_shorten(name)) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), columns), fontsize=7, frameon=False)
+
+
+def _columns(n_items: int, panels_each: int) -> int:
+    """Return a number of columns that leaves few gaps in the last row, near a sheet somewhat wider than high."""
+    if panels_each > 1:
+        return panels_each * max(1, _MOST_COLUMNS // panels_each if n_items > 1 else 1)
+    if n_items <= 3:
+        return n_items
+    wanted = math.sqrt(n_items * 1.4)
+    return min(range(3, _MOST_COLUMNS + 1), key=lambda columns: (-n_items % columns) / columns + abs(columns - wanted))
+
+
+def _tile_size(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Return width and height in inches of every tile: the median aspect, within limits."""
+    if not panels:
+        return _TILE_INCHES, _TILE_INCHES
+    aspects = [
+        (panel.image.shape[0] * panel.spacing[0]) / (panel.image.shape[1] * panel.spacing[1]) for panel in panels
+    ]
+    return _TILE_INCHES, _TILE_INCHES * float(np.clip(np.median(aspects), 0.5, 2.0))
+
+
+def _colour(index: int) -> str:
+    if index < len(_COLOURS):
+        return _COLOURS[index]
+    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1.0, 0.65, 1.0)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _LONGEST_TITLE:
+        return text
+    half = (_LONGEST_TITLE - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def _shares(available: Mapping[Part, int], count: int) -> dict[Part, int]:
+    """Divide `count`: up to a quarter each to test and unlabelled images, the rest to training, gaps filled."""
+    shares = {part: min(n, max(count // 4, 1)) if part != "Tr" else 0 for part, n in available.items()}
+    shares["Tr"] = min(available["Tr"], max(count - sum(shares.values()), 1))
+    for part in ("Tr", "Ts", "Un"):
+        free = count - sum(shares.values())
+        shares[part] = max(0, min(available[part], shares[part] + free))
+    return shares
+
+
+def _evenly(cases: Sequence[CaseFiles], n: int) -> list[CaseFiles]:
+    return [cases[int(position)] for position in np.linspace(0, len(cases) - 1, n).round()] if n else []
