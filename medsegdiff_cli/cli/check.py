@@ -2,8 +2,18 @@
 
 import typer
 
-from medsegdiff_cli.cli.shell import DatasetArgument, JsonOption, QuietOption, VerboseOption, WorkersOption
-from medsegdiff_cli.cli.shell import WorkspaceOption, print_json, progress_bar, say, verb
+from medsegdiff_cli.cli.shell import (
+    DatasetArgument,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    WorkersOption,
+    WorkspaceOption,
+    print_json,
+    progress_bar,
+    say,
+    verb,
+)
 
 
 @verb

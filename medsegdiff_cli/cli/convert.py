@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from medsegdiff_cli.cli.shell import JsonOption, OverwriteOption, QuietOption, VerboseOption, WorkspaceOption
-from medsegdiff_cli.cli.shell import print_json, say, verb
+from medsegdiff_cli.cli.shell import (
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    WorkspaceOption,
+    print_json,
+    say,
+    verb,
+)
+
 
 @verb
 def convert(

@@ -14,7 +14,6 @@ from medsegdiff_cli.cli.shell import (
     parse_pairs,
     print_json,
     progress_bar,
-    say,
     verb,
 )
 

@@ -1,5 +1,6 @@
 """`msd predict`: trained models on a file, a folder or a list."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -78,12 +79,17 @@ def predict(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.prediction.settings import OutputSettings
     from medsegdiff_cli.prediction.slurm import slurm_script
-    from medsegdiff_cli.workflows.predict import PredictRequest, find_models, prepare_prediction, run_prediction
-    from medsegdiff_cli.workflows.predict import split_arguments
+    from medsegdiff_cli.workflows.predict import (
+        PredictRequest,
+        find_models,
+        prepare_prediction,
+        run_prediction,
+        split_arguments,
+    )
 
     models, source, output = split_arguments(arguments or [], source, output)
     if print_slurm:
-        typer.echo(slurm_script(num_shards))
+        typer.echo(slurm_script(num_shards, sys.argv), nl=False)
         return
     prepared = prepare_prediction(
         PredictRequest(

@@ -116,7 +116,6 @@ def train_folds(
     """Train one fold and print what came out; shared by `train` and `finetune`."""
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
-    from medsegdiff_cli.workflows.forecast import forecast_training
     from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
     from medsegdiff_cli.workflows.train import train_run
 
@@ -130,6 +129,8 @@ def train_folds(
     )
     setup = set_up_run(request)
     if dry_run:
+        from medsegdiff_cli.workflows.forecast import forecast_training
+
         forecast = forecast_training(setup)
         if json_output:
             print_json({"schema_version": 1, "run": str(setup.folder), "forecast": forecast})

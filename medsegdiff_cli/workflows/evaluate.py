@@ -157,7 +157,9 @@ def _settings(request: EvaluateRequest, info: PredictionInfo) -> ScoreSettings:
     by_name = {name: numbers[0] for name, numbers in values.items() if len(numbers) == 1}
     unknown = sorted(set(request.label_values.values()) - set(by_name) - {"background"})
     if unknown:
-        raise UsageError(f"the predictions have no class {unknown}", where="--label-map", fix=f"classes: {sorted(by_name)}")
+        raise UsageError(
+            f"the predictions have no class {unknown}", where="--label-map", fix=f"classes: {sorted(by_name)}"
+        )
     raw = {_integer(value): by_name.get(name, 0) for value, name in request.label_values.items()}
     if not raw and not (request.reference / DATASET_JSON).is_file():
         raw = _source_values(info, by_name)

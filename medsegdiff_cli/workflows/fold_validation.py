@@ -16,7 +16,7 @@ from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.metrics.overlap import overlap_of_masks
 from medsegdiff_cli.paths import VALIDATION
-from medsegdiff_cli.prediction.case_steps import PredictionJob, command_line
+from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import load_models
 from medsegdiff_cli.prediction.predictor import predict_cases
@@ -24,6 +24,7 @@ from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.training.outcome import ValidationScore
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
 from medsegdiff_cli.workflows.predict import inference_settings, write_info, write_volumes
+from medsegdiff_cli.workflows.provenance import command_line
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
 

@@ -75,9 +75,7 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     """
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
     folder = request.workspace.preprocessed / dataset.name
-    fingerprint = extract_fingerprint(
-        dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress
-    )
+    fingerprint = extract_fingerprint(dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress)
     method = request.method or BASELINE
     recipe_section = sections_of(method, load_recipe(method), request.preset)["plan"] if request.method else {}
     overrides = validate(

@@ -23,13 +23,14 @@ from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Sampling
 from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, RUN_JSON, VOLUMES_CSV, Workspace, find_dataset
-from medsegdiff_cli.prediction.case_steps import PredictionJob, command_line
+from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
 from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
 from medsegdiff_cli.prediction.settings import OutputSettings
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.workflows.devices import choose_device, choose_workers
+from medsegdiff_cli.workflows.provenance import command_line
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,7 @@ def inference_settings(model: LoadedModel, request: PredictRequest | None = None
     )
 
 
-def run_prediction(
-    prepared: PreparedPrediction, on_case: Callable[[str, str], None] | None = None
-) -> PredictionReport:
+def run_prediction(prepared: PreparedPrediction, on_case: Callable[[str, str], None] | None = None) -> PredictionReport:
     """Predict the prepared cases and write `prediction.json` and `volumes.csv`."""
     job = prepared.job
     write_info(job)
@@ -233,8 +232,7 @@ def _find_model(reference: str, workspace: Workspace, dataset: str | None, confi
     matches = [
         run
         for run in runs
-        if run.name == reference
-        or (run.name.split("__")[0] == reference and wanted in (None, run.name.split("__")[1]))
+        if run.name == reference or (run.name.split("__")[0] == reference and wanted in (None, run.name.split("__")[1]))
     ]
     exact = [run for run in matches if run.name in (reference, f"{reference}__{wanted}")]
     chosen = exact if len(exact) == 1 else matches

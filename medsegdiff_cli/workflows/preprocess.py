@@ -36,9 +36,7 @@ def run_preprocess(
     dataset, plan = _dataset_and_plan(request)
     config, _ = plan.configuration(request.config)
     folder = request.workspace.store_folder(dataset.name, plan.plans_name, config)
-    report = preprocess(
-        dataset, plan, config, PreprocessedStore(folder), workers=request.workers, progress=progress
-    )
+    report = preprocess(dataset, plan, config, PreprocessedStore(folder), workers=request.workers, progress=progress)
     return folder, report
 
 

@@ -93,9 +93,7 @@ def _locate(key: str, known: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
         if section not in known:
             raise UsageError(f"no section '{section}' in '{key}'", where="--set", fix=did_you_mean(section, known))
         if name not in known[section].model_fields:
-            raise UsageError(
-                f"no setting '{key}'", where="--set", fix=did_you_mean(name, known[section].model_fields)
-            )
+            raise UsageError(f"no setting '{key}'", where="--set", fix=did_you_mean(name, known[section].model_fields))
         return section, name
     homes = [section for section, model in known.items() if name in model.model_fields]
     if len(homes) == 1:

@@ -1,7 +1,6 @@
 """Setting up a run: from a command line to a run folder whose every setting is frozen before training starts."""
 
 import logging
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,12 @@ from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Wor
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
-from medsegdiff_cli.prediction.case_steps import command_line
 from medsegdiff_cli.prediction.model import build_method, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
 from medsegdiff_cli.workflows.predict import find_models
+from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
 
 log = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def set_up_run(request: TrainRequest) -> RunSetup:
             for stage in find_method(request.method).load().stages
         ),
         command=command_line(),
-        versions={"python": platform.python_version(), "torch": torch.__version__, "msd": __version__},
+        versions=versions(),
     )
     return RunSetup(
         request=request,
@@ -161,7 +160,9 @@ def open_run_folder(setup: RunSetup) -> RunRecord:
     if (folder / RUN_JSON).is_file() and not setup.request.overwrite:
         existing = read_run(folder)
         differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), setup.plan)]
-        differences += [f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), setup.recipe)]
+        differences += [
+            f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), setup.recipe)
+        ]
         for key in ("seed", "train_cases", "val_cases", "parent"):
             if getattr(existing, key) != getattr(setup.record, key):
                 differences.append(key)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from medsegdiff_cli import log as logs
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
-from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, write_run
+from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.methods.base import Method, Stage
 from medsegdiff_cli.paths import TRAINING_LOG
