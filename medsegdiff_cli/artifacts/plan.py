@@ -27,12 +27,15 @@ class ChannelPlan(StrictModel):
     Attributes:
         use_mask: normalise inside the mask (masksTr, else the non-zero voxels) and leave 0 outside.
         statistics: numbers of the dataset that the scheme needs (mean, std, percentile_00_5, percentile_99_5).
+        training_range: smallest and largest intensity of the training images; predictions of images that leave it
+            are flagged.
     """
 
     name: str
     normalisation: Normalisation
     use_mask: bool = False
     statistics: dict[str, float] = Field(default_factory=dict)
+    training_range: tuple[float, float] | None = None
 
 
 class Configuration(StrictModel):

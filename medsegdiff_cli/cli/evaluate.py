@@ -31,7 +31,7 @@ def evaluate(
     cv: Annotated[bool, typer.Option("--cv", help="PREDICTIONS is a run: merge its folds' validation scores.")] = False,
     cases: Annotated[Path | None, typer.Option("--cases", help="File with one case a line: score only these.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", help="Glob of the masks below REFERENCE.")] = None,
-    label_suffix: Annotated[str, typer.Option("--label-suffix", help="What a mask's name has more than its case's.")] = "",
+    label_suffix: Annotated[str, typer.Option("--label-suffix", help="What a mask's name has more.")] = "",
     label_map: Annotated[
         list[str] | None, typer.Option("--label-map", metavar="VALUE:NAME", help="Class of a mask value; repeatable.")
     ] = None,

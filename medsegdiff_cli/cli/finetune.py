@@ -41,7 +41,7 @@ from medsegdiff_cli.cli.train import (
 def finetune(
     method: MethodArgument,
     dataset: DatasetArgument,
-    parent: Annotated[str, typer.Option("--from", metavar="RUN", help="Run (fold folder, or its parent) to start from.")],
+    parent: Annotated[str, typer.Option("--from", metavar="RUN", help="Run (or one of its folds) to start from.")],
     config: ConfigOption = None,
     fold: FoldOption = "0",
     cases: CasesOption = None,

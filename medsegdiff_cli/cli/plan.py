@@ -30,7 +30,7 @@ def plan(
     preset: PresetOption = "recommended",
     plans_name: PlansNameOption = "plans",
     memory: Annotated[
-        str | None, typer.Option("--memory", help="Device memory to fit, for example 8G [the GPU's, else half the RAM].")
+        str | None, typer.Option("--memory", help="Memory to fit, for example 8G [the GPU's, else half the RAM].")
     ] = None,
     geometry: Annotated[
         str | None, typer.Option("--geometry", help="spacing (common voxel size) or resize (fixed grid).")
@@ -48,7 +48,7 @@ def plan(
         list[float] | None, typer.Option("--target-spacing", help="Voxel size in mm, once per axis (z y x).")
     ] = None,
     normalisation: Annotated[
-        str | None, typer.Option("--normalisation", help="zscore, ct, rescale_0_1, quantile, none ... for all channels.")
+        str | None, typer.Option("--normalisation", help="zscore, ct, rescale_0_1, quantile, none, ...")
     ] = None,
     like: Annotated[
         Path | None, typer.Option("--like", help="Run or plan whose geometry and normalisation to copy.")

@@ -70,7 +70,7 @@ def predict(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Segment images; label maps come out on each image's own grid, and the same command again finishes what is missing.
+    """Segment images on their own grid; the same command again finishes what is missing.
 
     Exit code 5 says that some cases failed (they are listed; the others are written), 3 that all did.
 
@@ -102,9 +102,7 @@ def predict(
             mirror=mirror,
             draws=draws,
             window_batch=window_batch,
-            wanted=OutputSettings(
-                probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members
-            ),
+            wanted=OutputSettings(probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members),
             masks=masks,
             num_shards=num_shards,
             shard_id=shard_id,
@@ -137,8 +135,6 @@ def predict(
 
         report = run_prediction(prepared, on_case)
     if json_output:
-        print_json(
-            {"schema_version": 1, "output": str(output), "written": report.written, "reused": report.reused}
-        )
+        print_json({"schema_version": 1, "output": str(output), "written": report.written, "reused": report.reused})
     else:
         say(f"{output}: {len(report.written)} written, {len(report.reused)} already there", quiet)

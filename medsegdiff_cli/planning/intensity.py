@@ -38,7 +38,14 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
         by_rule = scheme == "quantile" or scheme == "zscore_dataset" or (scheme == "zscore" and much_was_cropped)
         use_mask = by_rule if overrides.use_mask is None else overrides.use_mask
         statistics = _statistics(fingerprint, index, scheme)
-        content = {"name": name, "normalisation": scheme, "use_mask": use_mask, "statistics": statistics}
+        whole = fingerprint.whole_intensity[index]
+        content = {
+            "name": name,
+            "normalisation": scheme,
+            "use_mask": use_mask,
+            "statistics": statistics,
+            "training_range": (whole.min, whole.max),
+        }
         channels.append(validate(ChannelPlan, content, "plan: channels"))
     return tuple(channels), _explain(channels, fingerprint)
 

@@ -72,9 +72,7 @@ def make_plan(
         set(configurations), grid.spacing_mm, grid.median, n_labelled, supported_dims, overrides.default_config
     )
     scale, scale_reason = (overrides.default_scale, "as asked for") if overrides.default_scale else default_scale()
-    fitted = f"Patches and batches fit into {format_bytes(memory_bytes)}" + (
-        f", {memory_source}" if memory_source else ""
-    )
+    memory = f"Patches and batches fit into {format_bytes(memory_bytes)}, {memory_source}.".replace(", .", ".")
     warnings = [what_the_patch_sees(name, content, grid.geometry) for name, content in configurations.items()]
     content: dict[str, Any] = {
         **common,
@@ -90,18 +88,10 @@ def make_plan(
         "default_scale": scale,
         "memory_bytes": memory_bytes,
         "configurations": configurations,
-        "explanation": (
-            *_data_in_words(fingerprint, info),
-            *grid.sentences,
-            *channel_reasons,
-            config_reason,
-            f"{fitted}.",
-            f"Trainings have scale '{scale}', {scale_reason}.",
-            *(warning for warning in warnings if warning),
-            mirror_reason,
-        ),
     }
-    return validate(Plan, content, "plan")
+    reasons = [*_data_in_words(fingerprint, info), *grid.sentences, *channel_reasons, config_reason, memory]
+    reasons += [f"Trainings have scale '{scale}', {scale_reason}.", *filter(None, warnings), mirror_reason]
+    return validate(Plan, {**content, "explanation": reasons}, "plan")
 
 
 def _common(fingerprint: Fingerprint, info: DatasetJson, overrides: PlanOverrides) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def flags_of(
 
     Args:
         image: native intensities (channel, *spatial).
-        channels: the plan's, whose statistics hold the training images' range (`min`, `max`).
+        channels: the plan's, with the training images' intensity range.
         voxels: predicted voxels per foreground class.
         agreement: mean Dice of the members with the fused prediction.
     """
@@ -25,17 +25,17 @@ def flags_of(
     if not any(voxels.values()):
         flags.append("empty prediction")
     for values, channel in zip(image, channels, strict=True):
-        low, high = channel.statistics.get("min"), channel.statistics.get("max")
-        if low is None or high is None:
+        if float(values.min()) == float(values.max()):
+            flags.append(f"channel '{channel.name}' is constant ({float(values.min()):g})")
+        if channel.training_range is None:
             continue
+        low, high = channel.training_range
         outside = float(np.mean((values < low) | (values > high)))
         if outside > _LARGEST_SHARE_OUT_OF_RANGE:
             flags.append(
                 f"{100 * outside:.0f} % of channel '{channel.name}' lie outside the training images' range "
                 f"{low:g} to {high:g}"
             )
-        if float(values.min()) == float(values.max()):
-            flags.append(f"channel '{channel.name}' is constant ({float(values.min()):g})")
     if agreement is not None and agreement < LOW_AGREEMENT:
         flags.append(f"low agreement between members ({agreement:.2f})")
     return tuple(flags)

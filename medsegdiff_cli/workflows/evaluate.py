@@ -153,7 +153,7 @@ def find_pairs(request: EvaluateRequest, info: PredictionInfo) -> list[ScorePair
 
 
 def _settings(request: EvaluateRequest, info: PredictionInfo) -> ScoreSettings:
-    values = {name: numbers for name, numbers in info.classes.items()}
+    values = info.classes
     by_name = {name: numbers[0] for name, numbers in values.items() if len(numbers) == 1}
     unknown = sorted(set(request.label_values.values()) - set(by_name) - {"background"})
     if unknown:

@@ -48,7 +48,7 @@ def _measure(
         noise = NoiseSource([(0, index) for index in range(batch_size)])
         return torch.stack(list(method.loss(_example_batch(task, patch_size, batch_size), stage, noise).values())).sum()
 
-    return measure_step(build, loss, training=True).total_bytes
+    return measure_step(build, loss, training=True, ema=True).total_bytes
 
 
 def _example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int) -> Batch:

@@ -10,7 +10,7 @@ import torch
 
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.artifacts.plan import Plan, changed_keys, read_plan, write_plan
+from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
 from medsegdiff_cli.artifacts.run import find_folds
 from medsegdiff_cli.artifacts.splits import write_splits
 from medsegdiff_cli.artifacts.task import Task
@@ -18,10 +18,12 @@ from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
 from medsegdiff_cli.methods.registry import find_method
 from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
-from medsegdiff_cli.planning.memory import default_memory_bytes, parse_bytes
+from medsegdiff_cli.planning.memory import default_memory_bytes, default_scale, parse_bytes
 from medsegdiff_cli.planning.nnunet_rules import Cost
 from medsegdiff_cli.planning.overrides import PlanOverrides
 from medsegdiff_cli.planning.planner import make_plan, measured_cost
+from medsegdiff_cli.planning.resolve import fit_strides
+from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import explain_splits, splits_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.recipes import load_recipe, sections_of
@@ -81,13 +83,14 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     overrides = validate(
         PlanOverrides, {"plans_name": request.plans_name, **recipe_section, **request.overrides}, "msd plan"
     )
+    scale = overrides.default_scale or default_scale()[0]
     memory, source = (parse_bytes(request.memory), "as asked for") if request.memory else default_memory_bytes()
     plan = make_plan(
         fingerprint,
         dataset.info,
         memory_bytes=memory,
         memory_source=source,
-        cost_of=lambda n_dims: network_cost(method, dataset, n_dims, memory),
+        cost_of=lambda n_dims: network_cost(method, dataset, n_dims, memory, scale),
         overrides=overrides,
         like=_plan_to_copy(request.like),
         supported_dims=find_method(method).n_dims,
@@ -99,9 +102,10 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     return PlanReport(path=path, plan=plan)
 
 
-def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int) -> Cost:
-    """Return the measured cost of a method's own network (its recommended recipe, at full scale)."""
-    settings = sections_of(method, load_recipe(method), "recommended")["method"]
+def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int, scale: Scale) -> Cost:
+    """Return the measured cost of the network that a method trains at the plan's default scale."""
+    settings = dict(sections_of(method, load_recipe(method), "recommended")["method"])
+    settings.update(scale_table(scale, n_dims).network_settings())
     scheme = dataset.label_scheme()
     task = Task(
         n_dims=n_dims,
@@ -114,8 +118,7 @@ def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def measure(patch: tuple[int, ...], batch: int, strides: tuple[tuple[int, ...], ...]) -> int:
-        # The network has a fixed depth: strides beyond it are dropped, missing ones keep the resolution.
-        fitted = (*strides, *((1,) * n_dims,) * transitions)[:transitions]
+        fitted = fit_strides(strides, transitions, n_dims)
         return measure_training(method, task, {**settings, "strides": fitted}, patch, batch, device)
 
     return measured_cost(measure, memory_bytes)

@@ -211,6 +211,25 @@ def write_volumes(folder: Path) -> None:
         atomic.write_text(folder / VOLUMES_CSV, text.getvalue())
 
 
+def split_arguments(
+    arguments: Sequence[str], source: Path | None, output: Path | None
+) -> tuple[tuple[str, ...], Path, Path]:
+    """Tell MODEL... INPUT OUTPUT apart; `-i` and `-o` take the place of the last ones.
+
+    Raises:
+        UsageError: something is missing.
+    """
+    rest = list(arguments)
+    if output is None and len(rest) > 1:
+        output = Path(rest.pop())
+    if source is None and len(rest) > 1:
+        source = Path(rest.pop())
+    if not rest or source is None or output is None:
+        missing = "MODEL" if not rest else "INPUT" if source is None else "OUTPUT"
+        raise UsageError(f"{missing} is missing", where="msd predict", fix="write msd predict MODEL... INPUT OUTPUT")
+    return tuple(rest), source, output
+
+
 def find_models(
     references: Sequence[str], workspace: Workspace, *, dataset: str | None = None, config: str | None = None
 ) -> tuple[Path, ...]:
