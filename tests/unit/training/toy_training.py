@@ -4,6 +4,7 @@ Run as a program, it trains one rank of several: `python toy_training.py FOLDER 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ def main() -> None:
         def make_or_die(start: int) -> Iterator[Batch]:
             for number, batch in enumerate(make(start)):
                 if team.rank == failing and number == 3:
-                    os._exit(9)
+                    os.kill(os.getpid(), signal.SIGKILL)
                 yield batch
 
         method = toy()
