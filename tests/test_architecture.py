@@ -262,12 +262,12 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 
 def test_no_function_is_longer_than_a_page() -> None:
-    """The signatures of `cli` are exempt: an option takes two lines and hides no logic."""
+    """Docstrings do not count, nor do the commands of `cli`: an option takes two lines and hides no logic."""
     too_long = {}
     for path in PRODUCT:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and path.parent.name != "cli":
-                lines = (node.end_lineno or 0) - node.lineno + 1
+                lines = (node.end_lineno or 0) - node.lineno + 1 - len((ast.get_docstring(node) or "").splitlines())
                 if lines > MAX_FUNCTION_LINES:
                     too_long[f"{path.relative_to(ROOT)}:{node.name}"] = lines
     assert too_long == {}
