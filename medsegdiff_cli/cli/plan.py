@@ -104,7 +104,8 @@ def plan(
             ),
             progress=lambda done, total: update(done=done, total=total),
         )
-    preview = _preview(method, dataset, preset, plans_name, workspace) if method else {}
+    configs = tuple(report.plan.configurations)
+    preview = _preview(method, dataset, preset, plans_name, workspace, configs) if method else {}
     if json_output:
         print_json({**report.to_json(), "preview": preview})
         return
@@ -116,7 +117,7 @@ def plan(
 
 
 def _preview(
-    method: str, dataset: str, preset: str, plans_name: str, workspace: Path | None
+    method: str, dataset: str, preset: str, plans_name: str, workspace: Path | None, configs: tuple[str, ...]
 ) -> dict[str, tuple[str, ...]]:
     """Return, for each configuration, what the method would train with."""
     from medsegdiff_cli.errors import MsdError
@@ -126,7 +127,7 @@ def _preview(
     from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
 
     lines: dict[str, tuple[str, ...]] = {}
-    for config in ("2d", "3d"):
+    for config in configs:
         try:
             setup = set_up_run(
                 TrainRequest(
