@@ -15,6 +15,7 @@ from medsegdiff_cli.artifacts.label_scheme import LabelScheme, label_scheme_from
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
 Scale = Literal["tiny", "small", "full"]
+ConfigName = Literal["2d", "3d"]
 Normalisation = Literal[
     "zscore", "zscore_dataset", "ct", "rescale_0_1", "rescale_minus1_1", "rgb_0_1", "quantile", "none"
 ]
@@ -94,10 +95,10 @@ class Plan(StrictModel):
     transpose: tuple[int, ...]
     crop: Literal["nonzero", "mask", "none"] = "nonzero"
     mirror_axes: tuple[int, ...] = ()
-    default_config: Literal["2d", "3d"]
+    default_config: ConfigName
     default_scale: Scale = "full"
     memory_bytes: int
-    configurations: dict[Literal["2d", "3d"], Configuration]
+    configurations: dict[ConfigName, Configuration]
     explanation: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -117,7 +118,7 @@ class Plan(StrictModel):
         """Return the classes."""
         return label_scheme_from_json(self.labels, self.regions_class_order, "plan: labels")
 
-    def configuration(self, name: str | None = None) -> tuple[str, Configuration]:
+    def configuration(self, name: str | None = None) -> tuple[ConfigName, Configuration]:
         """Return name and content of a configuration; None means the default, `3d_fullres` means `3d`.
 
         Raises:

@@ -1,5 +1,7 @@
 """`msd methods` and `msd datasets`: what there is."""
 
+from collections.abc import Sequence
+
 from medsegdiff_cli.cli.shell import JsonOption, QuietOption, VerboseOption, print_json, verb
 
 
@@ -43,7 +45,7 @@ def datasets(json_output: JsonOption = False, quiet: QuietOption = False, verbos
     _print_table(("format", "what it reads", "example"), [(n, i.title, i.example) for n, i in formats.items()])
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -109,8 +109,8 @@ def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> I
         task = bar.add_task(label, total=total, note="")
 
         def update(done: int | None = None, total: int | None = None, note: str | None = None) -> None:
-            changes: dict[str, Any] = {"completed": done, "total": total}
-            bar.update(task, **{k: v for k, v in changes.items() if v is not None}, **({"note": note} if note else {}))
+            changes: dict[str, Any] = {"completed": done, "total": total, "note": note}
+            bar.update(task, **{key: value for key, value in changes.items() if value is not None})
 
         yield update
 

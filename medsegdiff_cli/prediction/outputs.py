@@ -48,7 +48,7 @@ def write_case(
     map_ending = ending if ending in _HOLD_FLOATS else ".nii.gz"
     for name, values, fill in _maps(fusion, scheme, wanted):
         path = folder / f"{name.replace('CASE', case)}{map_ending}"
-        exported_map = export_map(values, placement, fill=fill).astype(np.float32, copy=False)
+        exported_map: np.ndarray = export_map(values, placement, fill=fill).astype(np.float32, copy=False)
         write_image(path, Image(array=exported_map[None], geometry=geometry))
         paths.append(path)
     if wanted.members:
