@@ -27,6 +27,7 @@ class EvaluateRequest:
         label_values: raw value in the masks -> class name.
         observer: further observer's labels of a dataset folder (`labelsTs_OBSERVER`).
         demands: "dice=0.85" and the like.
+        grid: "native", where users look at segmentations; "plan", the grid of the network.
     """
 
     predictions: Path
@@ -40,6 +41,7 @@ class EvaluateRequest:
     nsd_tolerance: float = 2.0
     allow_missing: bool = False
     demands: Sequence[str] = ()
+    grid: str = "native"
     workers: int = 0
 
 

@@ -47,7 +47,7 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
         per_class: dict[str, list[float]] = {name: [] for name in scheme.foreground_names}
         for case in cases:
             stored = store.read(case)
-            image = torch.from_numpy(np.asarray(stored.image, dtype=np.float32))
+            image = torch.from_numpy(np.array(stored.image, dtype=np.float32))
             predicted = label_map(predict_volume([method], image, case, settings).mean, scheme.classes_are_exclusive)
             for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
                 per_class[name] += [] if math.isnan(dice) else [dice]
