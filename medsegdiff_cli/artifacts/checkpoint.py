@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json
-from medsegdiff_cli.errors import IntegrityError
+from medsegdiff_cli.errors import IntegrityError, ResourceError
 
 FORMAT_VERSION = 1
 
@@ -45,11 +45,19 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
 
     Returns:
         sha256 of the tensors' file.
+
+    Raises:
+        ResourceError: the disk is full or fails.
     """
     weights = path.with_suffix(".safetensors")
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic.staged(weights) as temporary:
-        save_file(contiguous, temporary)
+        try:
+            save_file(contiguous, temporary)
+        except SafetensorError as error:  # its way to report a full disk
+            raise ResourceError(
+                f"writing failed ({error})", where=str(weights), fix="free some space and run the same command again"
+            ) from None
     digest = atomic.digest_of_file(weights)
     atomic.write_json(
         path.with_suffix(".json"), {"format_version": FORMAT_VERSION, "sha256": digest, "state": dict(state)}
@@ -63,8 +71,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         IntegrityError: missing, damaged, or of a newer format.
     """
-    header = read_json(path.with_suffix(".json"), IntegrityError)
-    weights = path.with_suffix(".safetensors")
+    header_file, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    header = read_json(header_file, IntegrityError)
+    if not isinstance(header, dict) or not isinstance(header.get("state"), dict):
+        raise IntegrityError("not the header of a checkpoint", where=str(header_file), fix="restore the file")
     if header.get("format_version") != FORMAT_VERSION:
         raise IntegrityError(
             f"checkpoint format {header.get('format_version')} (known: {FORMAT_VERSION})",

@@ -1,7 +1,5 @@
 """Fusion of members: running mean and variance of probabilities, entropy, agreement; one member in memory at a time."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ class RunningFusion:
 
     Args:
         exclusive: classes exclude each other (argmax) or overlap (each above 0.5).
-        keep_labels: keep the members' label maps (uint8), which agreement and `--save-members` need.
+        keep_labels: keep the members' label maps, which agreement and `--save-members` need.
     """
 
     def __init__(self, *, exclusive: bool, keep_variance: bool, keep_labels: bool) -> None:
@@ -58,11 +56,15 @@ class RunningFusion:
 
 
 def label_map(probabilities: Tensor, exclusive: bool) -> Tensor:
-    """Return (*grid) argmax when exclusive, else a bit code of the classes above 0.5; smallest integer dtype."""
+    """Return (*grid) argmax when exclusive, else a bit code of the classes above 0.5 (bit k for class k).
+
+    The dtype is uint8 with up to 256 classes or 8 regions.
+    """
     if exclusive:
         return probabilities.argmax(0).to(torch.uint8 if probabilities.shape[0] <= 256 else torch.int32)
     bits = 2 ** torch.arange(probabilities.shape[0], device=probabilities.device)
-    return ((probabilities > 0.5).to(torch.int64) * bits.view(-1, *[1] * (probabilities.ndim - 1))).sum(0)
+    code = ((probabilities > 0.5).to(torch.int64) * bits.view(-1, *[1] * (probabilities.ndim - 1))).sum(0)
+    return code.to(torch.uint8) if probabilities.shape[0] <= 8 else code
 
 
 def entropy(probabilities: Tensor, exclusive: bool) -> Tensor:
@@ -70,11 +72,9 @@ def entropy(probabilities: Tensor, exclusive: bool) -> Tensor:
 
     It lies between 0 and ln(classes) (ln 2 for regions).
     """
-    p = probabilities.clamp(1e-12, 1)
-    if exclusive:
-        return -(p * p.log()).sum(0).clamp(0, math.log(max(p.shape[0], 2)))
-    q = (1 - probabilities).clamp(1e-12, 1)
-    return -(p * p.log() + q * q.log()).mean(0).clamp(0, math.log(2))
+    p = probabilities.clamp(0, 1)
+    entr = torch.special.entr  # -p ln p, 0 at p = 0
+    return entr(p).sum(0) if exclusive else (entr(p) + entr(1 - p)).mean(0)
 
 
 def _label_dice(first: Tensor, second: Tensor) -> float:

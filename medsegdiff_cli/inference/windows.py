@@ -14,8 +14,11 @@ from torch import Tensor
 
 
 def window_starts(length: int, patch: int, step_size: float) -> list[int]:
-    """Return the first voxel of each window along one axis (length >= patch), first and last window at the ends."""
-    count = math.ceil((length - patch) / (patch * step_size)) + 1
+    """Return the first voxel of each window along one axis (length >= patch), first and last window at the ends.
+
+    Neighbours are at least one voxel apart: a patch of one slice visits every slice once.
+    """
+    count = math.ceil((length - patch) / max(patch * step_size, 1)) + 1
     distance = (length - patch) / max(count - 1, 1)
     return [round(distance * index) for index in range(count)]
 

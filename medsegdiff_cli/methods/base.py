@@ -115,5 +115,6 @@ def enter_stage(method: Method, stage: Stage) -> None:
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(name in trained)
     for name, module in method.named_modules():
-        inside = any(name.startswith(prefix) or prefix.startswith(name) for prefix in stage.trains)
-        module.training = inside
+        # The dot keeps a frozen `norm` apart from a trained `norm2`; what contains a trained module trains too.
+        path = f"{name}." if name else ""
+        module.training = any(path.startswith(prefix) or prefix.startswith(path) for prefix in stage.trains)
