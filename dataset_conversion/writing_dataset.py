@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from medsegdiff_cli import __version__
 from medsegdiff_cli.artifacts.dataset_folder import DatasetJson, write_dataset_json
 from medsegdiff_cli.atomic import PART_SUFFIX
-from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 from medsegdiff_cli.paths import DATASET_JSON
 
 from .case_source import CaseSource
@@ -113,7 +113,11 @@ def for_all_cases(action: Callable[[Item], Result], items: Sequence[Item], worke
 
     # Threads: reading and (de)compressing release the interpreter lock, and errors need no pickling.
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        results = list(pool.map(try_one, items))
+        try:
+            results = list(pool.map(try_one, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not wait for all other cases
+            raise
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -144,7 +148,12 @@ def staged_folder(destination: Path, *, overwrite: bool) -> Iterator[Path]:
             raise UsageError("the destination exists and is no dataset folder", where=str(destination), fix=fix)
     folder = destination.with_name(f".{os.getpid()}{PART_SUFFIX}.{destination.name}")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        fix = "choose a workspace in which you may write (--workspace)"
+        what = f"the dataset's folder cannot be made ({error.strerror})"
+        raise ResourceError(what, where=str(destination.parent), fix=fix) from error
     try:
         yield folder
         if destination.exists():

@@ -36,9 +36,13 @@ def check_dataset(
     }
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         futures = [pool.submit(examine_case, case, part, expected[part]) for case, part in jobs]
-        for done, _ in enumerate(as_completed(futures), start=1):
-            if progress is not None:
-                progress(done, len(futures))
+        try:
+            for done, _ in enumerate(as_completed(futures), start=1):
+                if progress is not None:
+                    progress(done, len(futures))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not wait for all other cases
+            raise
     facts = [future.result() for future in futures]
     for fact in facts:
         problems += fact.problems

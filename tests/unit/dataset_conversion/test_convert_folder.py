@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from PIL import Image as Pil
 
 from medsegdiff_cli.errors import InputDataError, UsageError
@@ -304,3 +305,29 @@ def test_options_that_match_nothing_or_contradict_are_usage_errors(tmp_path, opt
     save(tmp_path, "a_mask.png", mask())
     with pytest.raises(UsageError, match=match):
         convert(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "written_as"),
+    [
+        ("a.nrrd", np.arange(60, dtype=np.int16).reshape(3, 4, 5), ".nii.gz"),
+        ("a.mha", np.arange(60, dtype=np.float32).reshape(3, 4, 5), ".nii.gz"),
+        ("a.tif", np.arange(60, dtype=np.uint16).reshape(3, 4, 5), ".nii.gz"),
+        ("a.tif", 500 * np.arange(60, dtype=np.uint16).reshape(6, 10), ".png"),
+        ("a.tif", np.linspace(-1, 1, 60, dtype=np.float32).reshape(6, 10), ".tif"),
+        ("a.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5), ".nii.gz"),
+    ],
+)
+def test_every_format_keeps_its_values_in_the_ending_that_can_hold_them(tmp_path, name, array, written_as):
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "in" / name))
+    out, _, info = convert(tmp_path)
+    assert info["file_ending"] == written_as
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "imagesUn" / f"a_0000{written_as}")))
+    np.testing.assert_array_equal(written, array)
+
+
+def test_a_folder_without_any_image_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputDataError, match="holds no image"):
+        convert(tmp_path)
