@@ -195,6 +195,15 @@ class StageRun:
             return False
         self._validation = score
         self._judge(value)
+        if self.team.is_lead:
+            log.info(
+                "step %d of %d: validation %.4f (best %.4f at step %d)",
+                counters.step,
+                self.settings.steps,
+                value,
+                math.nan if counters.best_score is None else counters.best_score,
+                counters.best_step,
+            )
         return True
 
     def _judge(self, value: float) -> None:

@@ -16,7 +16,7 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.checkpoint import read_checkpoint
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.errors import IntegrityError, Interrupted, NotFinished
-from medsegdiff_cli.methods.base import Method
+from medsegdiff_cli.methods.base import Method, Stage
 from medsegdiff_cli.training.outcome import StageResult, ValidationScore
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -78,6 +78,15 @@ def test_a_training_stopped_twice_equals_an_undisturbed_one(
     resumed = train(toy(n_dims, **network), tmp_path / "b", chosen)
     assert resumed.weights_digest == undisturbed.weights_digest
     assert (resumed.best_score, resumed.best_step) == (undisturbed.best_score, undisturbed.best_step)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_bfloat16_and_channels_last_resume_exactly_too(tmp_path: Path) -> None:
+    how = {"precision": "bfloat16", "channels_last": True}
+    train(toy(), tmp_path / "a", settings(), **how)
+    with pytest.raises(Interrupted):
+        train(toy(), tmp_path / "b", settings(), make_batches=signal_at(5, settings(), 2), **how)
+    train(toy(), tmp_path / "b", settings(), **how)
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
@@ -230,8 +239,6 @@ def test_batches_that_fail_because_a_signal_hit_the_workers_do_not_prevent_savin
 
 
 def results_of_two_stages(folder: Path, make: Any = None) -> tuple[Toy, list[StageResult]]:
-    from medsegdiff_cli.methods.base import Stage
-
     method, results = toy(batch_norm=True), []
     for stage in (Stage(name="one", supervision="none"), Stage(name="two", supervision="full", trains=("head",))):
         chosen = settings(5, validate_every_steps=0)
@@ -256,3 +263,14 @@ def test_two_stages_resume_within_the_second(tmp_path: Path) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(expected.state_dict().values(), third.state_dict().values(), strict=True)
     )
+
+
+def test_best_weights_of_an_earlier_stage_are_not_kept_as_those_of_the_next(tmp_path: Path) -> None:
+    method = toy()
+    train(method, tmp_path, settings(4))
+    assert (tmp_path / "checkpoints" / "best.json").is_file()
+    train(method, tmp_path, settings(4), stage=Stage(name="next", supervision="full"), validate=None)
+    assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.json")) == ["last", "step_00000004"]
+    last = read_checkpoint(tmp_path / "checkpoints" / "last")
+    assert last.state["stage"] == "next"
+    assert list(last.state["finished"]) == ["train", "next"]
