@@ -123,6 +123,8 @@ class DatasetFolder:
         def absolute(text: str) -> Path:
             return (self.path / os.path.expandvars(text)).resolve()
 
+        if not isinstance(files, dict) or not files.get("images"):
+            raise InputDataError(f"case '{case}' lists no images", where=str(self.path / DATASET_JSON))
         return CaseFiles(
             case=case,
             images=tuple(absolute(text) for text in files["images"]),

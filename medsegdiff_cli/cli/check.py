@@ -4,11 +4,13 @@ import typer
 
 from medsegdiff_cli.cli.shell import (
     DatasetArgument,
+    DatasetOption,
     JsonOption,
     QuietOption,
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_dataset,
     print_json,
     progress_bar,
     say,
@@ -18,7 +20,8 @@ from medsegdiff_cli.cli.shell import (
 
 @verb
 def check(
-    dataset: DatasetArgument,
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
     workspace: WorkspaceOption = None,
     workers: WorkersOption = None,
     json_output: JsonOption = False,
@@ -34,7 +37,7 @@ def check(
     from medsegdiff_cli.paths import find_dataset, open_workspace
     from medsegdiff_cli.workflows.devices import choose_workers
 
-    folder = open_dataset(find_dataset(dataset, open_workspace(workspace)))
+    folder = open_dataset(find_dataset(one_dataset(dataset, dataset_option), open_workspace(workspace)))
     with progress_bar("checking", quiet=quiet or json_output) as update:
         report = check_dataset(
             folder, workers=choose_workers(workers), progress=lambda done, total: update(done=done, total=total)

@@ -7,6 +7,7 @@ import typer
 from medsegdiff_cli.cli.shell import (
     ConfigOption,
     DatasetArgument,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     JsonOption,
@@ -18,6 +19,7 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_dataset,
     parse_duration,
     parse_pairs,
     verb,
@@ -40,8 +42,9 @@ from medsegdiff_cli.cli.train import (
 @verb
 def finetune(
     method: MethodArgument,
-    dataset: DatasetArgument,
     parent: Annotated[str, typer.Option("--from", metavar="RUN", help="Run (or one of its folds) to start from.")],
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
     config: ConfigOption = None,
     fold: FoldOption = "0",
     cases: CasesOption = None,
@@ -77,7 +80,7 @@ def finetune(
     train_folds(
         {
             "method": method,
-            "dataset": dataset,
+            "dataset": one_dataset(dataset, dataset_option),
             "config": config,
             "cases": cases,
             "count": count,

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from medsegdiff_cli.cli.shell import (
+    DatasetArgument,
+    DatasetOption,
     JsonOption,
     OverwriteOption,
     PlansNameOption,
@@ -14,6 +16,8 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_dataset,
+    parse_numbers,
     print_json,
     progress_bar,
     say,
@@ -23,7 +27,8 @@ from medsegdiff_cli.cli.shell import (
 
 @verb
 def plan(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, name or path.")] = "",
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="Also show patch, batch and memory for this method.")
     ] = None,
@@ -36,22 +41,22 @@ def plan(
         str | None, typer.Option("--geometry", help="spacing (common voxel size) or resize (fixed grid).")
     ] = None,
     size: Annotated[
-        list[int] | None, typer.Option("--size", help="Fixed grid of `resize`, once per axis (or once for all).")
+        str | None, typer.Option("--size", help="Fixed grid of `resize`: 256 for every axis, or 192x256.")
     ] = None,
     keep_aspect: Annotated[
         bool | None, typer.Option("--keep-aspect/--stretch", help="With `resize`: pad instead of stretching.")
     ] = None,
     centre_crop: Annotated[
-        list[int] | None, typer.Option("--centre-crop", help="Cut this size from the centre, once per axis.")
+        str | None, typer.Option("--centre-crop", help="Cut this size from the centre, for example 176x176.")
     ] = None,
     target_spacing: Annotated[
-        list[float] | None, typer.Option("--target-spacing", help="Voxel size in mm, once per axis (z y x).")
+        str | None, typer.Option("--target-spacing", help="Voxel size in mm (z,y,x), for example 3,1,1.")
     ] = None,
     normalisation: Annotated[
         str | None, typer.Option("--normalisation", help="zscore, ct, rescale_0_1, quantile, none, ...")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option("--like", help="Run or plan whose geometry and normalisation to copy.")
+        str | None, typer.Option("--like", help="Run (name or path) or plan whose geometry and normalisation to copy.")
     ] = None,
     scale: Annotated[str | None, typer.Option("--scale", help="Default scale of trainings: tiny, small, full.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plans and exit.")] = False,
@@ -66,7 +71,6 @@ def plan(
 
     Example: `msd plan 4`, `msd plan 11 --geometry resize --size 128`, `msd plan 4 --method supervised --memory 8G`
     """
-    from medsegdiff_cli.errors import UsageError
     from medsegdiff_cli.paths import open_workspace
 
     if schema:
@@ -74,17 +78,16 @@ def plan(
 
         print_json(Plan.model_json_schema())
         return
-    if not dataset:
-        raise UsageError("which dataset?", where="DATASET", fix="msd plan 4")
+    dataset = one_dataset(dataset, dataset_option)
     from medsegdiff_cli.workflows.devices import choose_workers
-    from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+    from medsegdiff_cli.workflows.plan import PlanRequest, find_plan_to_copy, plan_dataset
 
     overrides = {
         "geometry": geometry,
-        "size_voxels": size,
+        "size_voxels": parse_numbers(size, "--size"),
         "keep_aspect": keep_aspect,
-        "centre_crop": centre_crop,
-        "target_spacing_mm": target_spacing,
+        "centre_crop": parse_numbers(centre_crop, "--centre-crop"),
+        "target_spacing_mm": parse_numbers(target_spacing, "--target-spacing"),
         "normalisation": normalisation,
         "default_scale": scale,
     }
@@ -97,10 +100,10 @@ def plan(
                 method=method,
                 preset=preset,
                 memory=memory,
-                like=like,
+                like=find_plan_to_copy(like, open_workspace(workspace)),
                 workers=choose_workers(workers),
                 overwrite=overwrite,
-                overrides={key: value for key, value in overrides.items() if value not in (None, [])},
+                overrides={key: value for key, value in overrides.items() if value is not None},
             ),
             progress=lambda done, total: update(done=done, total=total),
         )

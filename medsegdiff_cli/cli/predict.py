@@ -34,7 +34,7 @@ def predict(
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Dataset whose runs MODEL names.")] = None,
     config: Annotated[str | None, typer.Option("--config", "-c", help="Configuration of the run MODEL names.")] = None,
     folds: Annotated[
-        list[str] | None, typer.Option("--folds", "-f", help="Folds to average; repeatable [all that are trained].")
+        str | None, typer.Option("--folds", "-f", help="Folds to average, for example 0,2 [all that are trained].")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", help="best or last [what the run selects by].")
@@ -79,13 +79,8 @@ def predict(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.prediction.settings import OutputSettings
     from medsegdiff_cli.prediction.slurm import slurm_script
-    from medsegdiff_cli.workflows.predict import (
-        PredictRequest,
-        find_models,
-        prepare_prediction,
-        run_prediction,
-        split_arguments,
-    )
+    from medsegdiff_cli.workflows.models import find_models
+    from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction, split_arguments
 
     models, source, output = split_arguments(arguments or [], source, output)
     if print_slurm:
@@ -96,7 +91,7 @@ def predict(
             models=find_models(models, open_workspace(workspace), dataset=dataset, config=config),
             source=source,
             output=output,
-            folds=tuple(folds or ()),
+            folds=tuple((folds or "").replace(",", " ").split()),
             checkpoint=checkpoint,  # type: ignore[arg-type]  # validated by load_models
             step_size=step_size,
             mirror=mirror,

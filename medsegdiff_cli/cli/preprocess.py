@@ -3,6 +3,7 @@
 from medsegdiff_cli.cli.shell import (
     ConfigOption,
     DatasetArgument,
+    DatasetOption,
     DryRunOption,
     JsonOption,
     PlansNameOption,
@@ -10,6 +11,7 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_dataset,
     print_json,
     progress_bar,
     say,
@@ -19,7 +21,8 @@ from medsegdiff_cli.cli.shell import (
 
 @verb
 def preprocess(
-    dataset: DatasetArgument,
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
     config: ConfigOption = None,
     plans_name: PlansNameOption = "plans",
     workspace: WorkspaceOption = None,
@@ -38,7 +41,7 @@ def preprocess(
     from medsegdiff_cli.workflows.preprocess import PreprocessRequest, forecast_preprocess, run_preprocess
 
     request = PreprocessRequest(
-        dataset=dataset,
+        dataset=one_dataset(dataset, dataset_option),
         workspace=open_workspace(workspace),
         config=config,
         plans_name=plans_name,

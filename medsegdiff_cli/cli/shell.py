@@ -17,8 +17,9 @@ from medsegdiff_cli.errors import MsdError, UsageError
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Id, name or path: 4, Dataset004_Hippocampus, ./my_dataset.")
+    str | None, typer.Argument(metavar="DATASET", help="Id, name or path: 4, Dataset004_Hippocampus, ./my_dataset.")
 ]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", "-d", help="DATASET, spelled as in nnU-Net.")]
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option("--workspace", help="Folder with raw/, preprocessed/, results/ [$MSD_WORKSPACE, ./msd_workspace]."),
@@ -55,6 +56,8 @@ def verb(function: Function) -> Function:
             function(*args, **kwargs)
         except MsdError as error:
             _fail(error.exit_code, str(error), error, bool(kwargs.get("json_output")))
+        except (typer.Exit, typer.Abort):
+            raise
         except KeyboardInterrupt:
             _fail(130, "interrupted", None, bool(kwargs.get("json_output")))
         except BrokenPipeError:
@@ -68,6 +71,32 @@ def verb(function: Function) -> Function:
             _fail(1, f"internal error: {type(error).__name__}: {error}\n{hint}", error, bool(kwargs.get("json_output")))
 
     return run  # type: ignore[return-value]
+
+
+def one_dataset(argument: str | None, option: str | None) -> str:
+    """Return the dataset, given as DATASET or as `-d`.
+
+    Raises:
+        UsageError: neither or both are given.
+    """
+    if (argument is None) == (option is None):
+        what = "no dataset is given" if argument is None else "DATASET and -d are both given"
+        raise UsageError(what, where="DATASET", fix="name it once, for example 4")
+    return argument or option or ""
+
+
+def parse_numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
+    """Return the numbers of `1.5,1,1` or `128x128`.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' is no list of numbers", where=flag, fix=f"write {flag} 1.5,1,1") from None
 
 
 def print_json(content: Any) -> None:

@@ -9,6 +9,7 @@ import typer
 from medsegdiff_cli.cli.shell import (
     ConfigOption,
     DatasetArgument,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     JsonOption,
@@ -20,6 +21,7 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_dataset,
     parse_duration,
     parse_pairs,
     print_json,
@@ -45,7 +47,8 @@ MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and 
 @verb
 def train(
     method: MethodArgument,
-    dataset: DatasetArgument,
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
     config: ConfigOption = None,
     fold: FoldOption = "0",
     cases: CasesOption = None,
@@ -77,7 +80,7 @@ def train(
     train_folds(
         {
             "method": method,
-            "dataset": dataset,
+            "dataset": one_dataset(dataset, dataset_option),
             "config": config,
             "cases": cases,
             "count": count,

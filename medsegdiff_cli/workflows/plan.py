@@ -26,6 +26,7 @@ from medsegdiff_cli.planning.resolve import fit_strides
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import explain_splits, splits_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.recipes import load_recipe, sections_of
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class PlanRequest:
     Attributes:
         method: patches are fitted to this method's network; None takes the baseline's.
         memory: for example "8G"; None takes the GPU's, else half of the RAM.
-        like: run or plan whose geometry is taken over.
+        like: plan whose geometry is taken over.
         overrides: content of `planning.overrides.PlanOverrides`.
     """
 
@@ -50,7 +51,7 @@ class PlanRequest:
     method: str | None = None
     preset: str = "recommended"
     memory: str | None = None
-    like: Path | None = None
+    like: Plan | None = None
     workers: int = 0
     overwrite: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +80,7 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     folder = request.workspace.preprocessed / dataset.name
     fingerprint = extract_fingerprint(dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress)
     method = request.method or BASELINE
+    find_method(method)
     recipe_section = sections_of(method, load_recipe(method), request.preset)["plan"] if request.method else {}
     overrides = validate(
         PlanOverrides, {"plans_name": request.plans_name, **recipe_section, **request.overrides}, "msd plan"
@@ -92,7 +94,7 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
         memory_source=source,
         cost_of=lambda n_dims: network_cost(method, dataset, n_dims, memory, scale),
         overrides=overrides,
-        like=_plan_to_copy(request.like),
+        like=request.like,
         supported_dims=find_method(method).n_dims,
     )
     path = request.workspace.plans_file(dataset.name, request.plans_name)
@@ -134,10 +136,18 @@ def _write_splits(dataset: DatasetFolder, folder: Path) -> tuple[str, ...]:
     return explain_splits(splits, groups)
 
 
-def _plan_to_copy(like: Path | None) -> Plan | None:
-    if like is None:
+def find_plan_to_copy(reference: str | None, workspace: Workspace) -> Plan | None:
+    """Return the plan that `--like` names: a plan file, or a run's.
+
+    Raises:
+        UsageError: no such plan or run.
+    """
+    if reference is None:
         return None
-    return read_plan(like if like.suffix in (".yaml", ".yml") else find_folds(like)[0] / RUN_PLAN)
+    if Path(reference).suffix in (".yaml", ".yml"):
+        return read_plan(Path(reference))
+    (run,) = find_models([reference], workspace)
+    return read_plan(find_folds(run)[0] / RUN_PLAN)
 
 
 def _refuse_other_plan(path: Path, plan: Plan, overwrite: bool) -> None:

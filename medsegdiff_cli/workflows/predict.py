@@ -17,12 +17,12 @@ from medsegdiff_cli.artifacts.prediction_folder import (
     read_sidecar,
     write_prediction_info,
 )
-from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
+from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Sampling
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, RUN_JSON, VOLUMES_CSV, Workspace, find_dataset
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, VOLUMES_CSV
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
@@ -228,43 +228,6 @@ def split_arguments(
         missing = "MODEL" if not rest else "INPUT" if source is None else "OUTPUT"
         raise UsageError(f"{missing} is missing", where="msd predict", fix="write msd predict MODEL... INPUT OUTPUT")
     return tuple(rest), source, output
-
-
-def find_models(
-    references: Sequence[str], workspace: Workspace, *, dataset: str | None = None, config: str | None = None
-) -> tuple[Path, ...]:
-    """Return the run folders that MODEL names: a path, or a run's name (or its method) within the results.
-
-    Raises:
-        UsageError: nothing, or more than one run, is called so.
-    """
-    return tuple(_find_model(reference, workspace, dataset, config) for reference in references)
-
-
-def _find_model(reference: str, workspace: Workspace, dataset: str | None, config: str | None) -> Path:
-    path = Path(reference).expanduser()
-    if path.is_dir() and ((path / RUN_JSON).is_file() or any(path.glob(f"fold_*/{RUN_JSON}"))):
-        return path.resolve()
-    within = workspace.results / (find_dataset(dataset, workspace).name if dataset else "*")
-    runs = sorted(run for parent in workspace.results.glob(within.name) for run in parent.iterdir() if run.is_dir())
-    wanted = {"3d_fullres": "3d"}.get(config or "", config)
-    matches = [
-        run
-        for run in runs
-        if run.name == reference or (run.name.split("__")[0] == reference and wanted in (None, run.name.split("__")[1]))
-    ]
-    exact = [run for run in matches if run.name in (reference, f"{reference}__{wanted}")]
-    chosen = exact if len(exact) == 1 else matches
-    if len(chosen) == 1:
-        return chosen[0]
-    if chosen:
-        names = ", ".join(f"{run.parent.name}/{run.name}" for run in chosen)
-        raise UsageError(f"'{reference}' names {len(chosen)} runs: {names}", where="MODEL", fix="give the run's path")
-    raise UsageError(
-        f"no model '{reference}'",
-        where=str(workspace.results),
-        fix=f"{did_you_mean(reference, [run.name for run in runs])}; see `msd runs`",
-    )
 
 
 def _sidecar(folder: Path, case: str) -> Sidecar | None:

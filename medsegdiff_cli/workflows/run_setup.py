@@ -31,8 +31,8 @@ from medsegdiff_cli.planning.splits import limit_cases, splits_of
 from medsegdiff_cli.prediction.model import build_method, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
-from medsegdiff_cli.workflows.predict import find_models
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
 
@@ -104,6 +104,7 @@ def set_up_run(request: TrainRequest) -> RunSetup:
         UsageError: unknown names or settings, or an unsupported configuration.
         InputDataError: the dataset has no labelled case for the fold.
     """
+    find_method(request.method)
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
     recipe_file = load_recipe(request.recipe or request.method)
     sections = sections_of(request.method, recipe_file, request.preset)
