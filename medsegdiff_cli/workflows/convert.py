@@ -71,6 +71,26 @@ def convert_dataset(format_name: str, source: Path, destination: Path, options: 
     return module.convert(source, destination, options)
 
 
+def mask_files(folder: Path, glob: str | None) -> list[Path]:
+    """Return the image files below `folder` that a glob (default: all, in every sub-folder) selects."""
+    source = importlib.import_module(f"{_PACKAGE}.case_source")
+    everything: list[Path] = source.visible_files(folder, recursive=True)
+    if glob is None:
+        return everything
+    chosen = set(folder.glob(glob))
+    return [path for path in everything if path in chosen]
+
+
+def case_name(path: Path, label_suffix: str = "") -> str | None:
+    """Return the name that `msd convert folder` gives to the case of a label file, None without the suffix."""
+    source = importlib.import_module(f"{_PACKAGE}.case_source")
+    bare: str = source.bare_name(path)
+    if not bare.endswith(label_suffix):
+        return None
+    name: str = source.safe_name(bare.removesuffix(label_suffix))
+    return name
+
+
 def _split_pair(text: str, separator: str, flag: str, shape: str) -> tuple[str, str]:
     left, found, right = text.partition(separator)
     if not (left and found and right):

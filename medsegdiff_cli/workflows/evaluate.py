@@ -14,6 +14,7 @@ from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings
 from medsegdiff_cli.evaluation.summary import merge_scores
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of
 from medsegdiff_cli.paths import DATASET_JSON, VALIDATION, Workspace, find_dataset
+from medsegdiff_cli.workflows.convert import case_name, mask_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +213,21 @@ def _dataset_references(
 
 
 def _tree_references(request: EvaluateRequest) -> dict[str, Path]:
+    """Return the masks of a folder or tree by case, named as `msd convert folder` names cases."""
     if not request.reference.is_dir():
         raise UsageError(f"'{request.reference}' is no folder", where="REFERENCE", fix="give a folder of labels")
-    paths = sorted(request.reference.glob(request.labels)) if request.labels else _images_in(request.reference)
-    references = {}
-    for path in paths:
-        case = case_name_of(path).removesuffix(".dcm")
-        if case.endswith(request.label_suffix):
-            references[case.removesuffix(request.label_suffix)] = path
+    references: dict[str, Path] = {}
+    for path in mask_files(request.reference, request.labels):
+        case = case_name(path, request.label_suffix)
+        if case is None:
+            continue
+        if case in references:
+            raise InputDataError(
+                f"two files could be the reference of '{case}'",
+                where=f"{references[case]} and {path}",
+                fix="say which are masks: --labels GLOB or --label-suffix SUFFIX",
+            )
+        references[case] = path
     return references
 
 
