@@ -1,0 +1,171 @@
+"""Every method of the registry resumes exactly, trains deterministically, and learns what is there to be learnt."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_methods import Variant, batch_of, build, edges, mean_dice, organs, predicted, stream_of_batches, variants
+
+from medsegdiff_cli.artifacts.batch import Batch
+from medsegdiff_cli.artifacts.checkpoint import read_checkpoint
+from medsegdiff_cli.artifacts.recipe import TrainingSettings
+from medsegdiff_cli.inference.fusion import label_map
+from medsegdiff_cli.methods.base import Method, Stage
+from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.training.journal import Journal
+from medsegdiff_cli.training.loop import train_stage
+
+STEPS = 4
+SHAPES = {2: (32, 32), 3: (16, 24, 24)}
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing is saved after it."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "draw", lambda self: None)
+
+
+def run_stages(variant: Variant, folder: Path, *, killed_at: int | None = None) -> Method:
+    """Train all stages for a few steps, saving after each; stop dead before a step of each stage, then go on."""
+    method = build(variant)
+    for stage in variant.stages:
+        for stop in [killed_at, None] if killed_at is not None else [None]:
+            if killed_at is not None and stop is None:
+                method = rebuilt(variant, folder, stage)
+            with contextlib.suppress(Killed):
+                train(method, stage, folder, stop)
+    return method
+
+
+def rebuilt(variant: Variant, folder: Path, stage: Stage) -> Method:
+    """Return what a new process would build: another initialisation, then the weights of the stage before."""
+    method = build(variant, seed=99)
+    index = variant.stages.index(stage)
+    if index > 0:
+        method.load_state_dict(read_checkpoint(folder / "checkpoints" / "last").part("model"))
+    return method
+
+
+def train(method: Method, stage: Stage, folder: Path, stop: int | None) -> None:
+    shape, exclusive = edges(method, 4, 6, 5), method.task.classes_are_exclusive
+
+    def make_batches(start: int) -> Iterator[Batch]:
+        batches = stream_of_batches(start, STEPS, shape, stage, exclusive=exclusive)
+        for step, batch in enumerate(batches, start):
+            if step == stop:
+                raise Killed
+            yield batch
+
+    settings = TrainingSettings(steps=STEPS, warmup_steps=1, ema_decay=0.9, checkpoint_minutes=1e-9)
+    train_stage(method, stage, settings, folder=folder, make_batches=make_batches, seed=3, device=torch.device("cpu"))
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return weights, optimiser state and averages after the last step, and the prediction weights."""
+    checkpoints = folder / "checkpoints"
+    newest, last = read_checkpoint(checkpoints / f"step_{STEPS:08d}"), read_checkpoint(checkpoints / "last")
+    return {**newest.tensors, **{f"last.{name}": tensor for name, tensor in last.tensors.items()}}
+
+
+@pytest.mark.parametrize("variant", variants(), ids=str)
+def test_a_killed_training_equals_an_undisturbed_one_and_two_are_alike(variant, tmp_path):
+    untouched = build(variant).state_dict()
+    for name, killed_at in (("first", None), ("second", None), ("killed", 2)):
+        run_stages(variant, tmp_path / name, killed_at=killed_at)
+    expected = tensors_of(tmp_path / "first")
+    assert {name.split(".")[0] for name in expected} == {"model", "optimiser", "ema", "last"}
+    for other in ("second", "killed"):
+        found = tensors_of(tmp_path / other)
+        assert expected.keys() == found.keys()
+        assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert any(not torch.equal(untouched[name], expected[f"last.model.{name}"]) for name in untouched)
+
+
+def overfit_variants() -> list[Any]:
+    """Return all methods in 2D and 3D; the second and later names of one class are slow tests."""
+    seen: set[tuple[str, int]] = set()
+    params = []
+    for variant in variants(regions=False):
+        key = (METHODS[variant.name].target, variant.n_dims)
+        params.append(pytest.param(variant, marks=[pytest.mark.slow] if key in seen else [], id=str(variant)))
+        seen.add(key)
+    return params
+
+
+def fit(method: Method, folder: Path, steps: int, make_batch: Any, **changes: Any) -> None:
+    """Train all stages on batches that are a function of stage and step."""
+    settings = TrainingSettings(
+        **{"steps": steps, "learning_rate": 3e-3, "warmup_steps": 10, "ema_decay": 0.95, **changes}
+    )
+    for stage in method.stages:
+        train_stage(
+            method,
+            stage,
+            settings,
+            folder=folder,
+            make_batches=lambda start, stage=stage: (make_batch(stage, step) for step in range(start, steps)),
+            seed=0,
+            device=torch.device("cpu"),
+        )
+
+
+def labels_of(method: Method, images: torch.Tensor) -> torch.Tensor:
+    """Return label maps of the mean over members."""
+    return torch.stack([label_map(p, True).long() for p in predicted(method, images).mean(1)])
+
+
+@pytest.mark.parametrize("variant", overfit_variants())
+def test_two_cases_are_learnt_by_heart(variant, tmp_path):
+    method, shape = build(variant), SHAPES[variant.n_dims]
+    fit(method, tmp_path, 120, lambda stage, step: batch_of([0, 1], shape, stage))
+    images, labels = (torch.stack(part) for part in zip(*(organs(n, shape) for n in (0, 1)), strict=True))
+    assert mean_dice(labels_of(method, images), labels) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [v for v in variants(regions=False) if v.n_dims == 2], ids=str)
+def test_labels_of_other_cases_teach_nothing(variant, tmp_path):
+    shape, n_cases = SHAPES[2], 24
+    cases = [organs(number, shape) for number in range(2 * n_cases)]
+    images = torch.stack([image for image, _ in cases])
+    labels = torch.stack([label for _, label in cases])
+    order = torch.randperm(n_cases, generator=torch.Generator().manual_seed(0))
+    held_out = slice(n_cases, None)
+    scores = {}
+    for name, taught in (("own", labels[:n_cases]), ("shuffled", labels[:n_cases][order])):
+
+        def make_batch(stage: Stage, step: int, taught: torch.Tensor = taught) -> Batch:
+            chosen = torch.randint(n_cases, (4,), generator=torch.Generator().manual_seed(step))
+            plain = batch_of([0, 0, 0, 0], shape, stage)
+            supervised = None if plain.label is None else taught[chosen]
+            return Batch(
+                image=images[chosen],
+                label=supervised,
+                valid=plain.valid,
+                case_ids=tuple(f"case{n}" for n in chosen.tolist()),
+                positions=plain.positions,
+                views=tuple(images[chosen].flip(-1) for _ in plain.views),
+            )
+
+        method = build(variant)
+        fit(method, tmp_path / name, 300, make_batch)
+        scores[name] = mean_dice(labels_of(method, images[held_out]), labels[held_out])
+    # Chance: the best fixed map, every voxel being foreground where the labels' frequency exceeds a threshold.
+    frequency = torch.stack([(labels[:n_cases] == index).float().mean(0) for index in (1, 2)])
+    chance = max(
+        sum(
+            mean_dice((f > threshold).expand_as(labels[held_out]).long(), (labels[held_out] == index).long(), 2)
+            for index, f in enumerate(frequency, 1)
+        )
+        / 2
+        for threshold in torch.linspace(0, 0.5, 21)
+    )
+    assert scores["own"] >= 0.85, scores
+    assert scores["shuffled"] <= chance + 0.1, (scores, chance)
+    assert scores["own"] - scores["shuffled"] >= 0.4, scores
