@@ -11,6 +11,7 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_of,
     parse_pairs,
     print_json,
     progress_bar,
@@ -72,6 +73,7 @@ def evaluate(
         read_case_list,
     )
 
+    one_of(grid, ("native", "plan"), "--grid")
     if cv:
         scores = evaluate_folds(predictions, demands=fail_below or ())
         print_scores(scores, json_output, quiet)

@@ -16,6 +16,7 @@ from medsegdiff_cli.cli.shell import (
     VerboseOption,
     WorkersOption,
     WorkspaceOption,
+    one_of,
     print_json,
     progress_bar,
     say,
@@ -82,6 +83,7 @@ def predict(
     from medsegdiff_cli.workflows.models import find_models
     from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction, split_arguments
 
+    one_of(checkpoint, ("best", "last"), "--checkpoint")
     models, source, output = split_arguments(arguments or [], source, output)
     if print_slurm:
         typer.echo(slurm_script(num_shards, sys.argv), nl=False)
@@ -92,7 +94,7 @@ def predict(
             source=source,
             output=output,
             folds=tuple((folds or "").replace(",", " ").split()),
-            checkpoint=checkpoint,  # type: ignore[arg-type]  # validated by load_models
+            checkpoint=checkpoint,  # type: ignore[arg-type]  # one of the two
             step_size=step_size,
             mirror=mirror,
             draws=draws,

@@ -31,7 +31,10 @@ def runs(
         folder, size = delete_run(
             delete, place, dataset, confirm=None if yes else lambda text: typer.confirm(text, err=True)
         )
-        say(f"deleted {folder} ({size})" if size else "nothing deleted", quiet)
+        if json_output:
+            print_json({"schema_version": 1, "deleted": str(folder) if size else None, "size": size})
+        else:
+            say(f"deleted {folder} ({size})" if size else "nothing deleted", quiet)
         return
     rows = list_runs(place, dataset)
     if json_output:

@@ -4,15 +4,16 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from medsegdiff_cli import log
-from medsegdiff_cli.errors import MsdError, UsageError
+from medsegdiff_cli.errors import MsdError, UsageError, did_you_mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,6 +43,10 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and e
 VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")]
 
 
+# A command that fails after its result is printed (--fail-below) leaves that one object; the exit code says the rest.
+_has_printed_json: ContextVar[bool] = ContextVar("has_printed_json", default=False)
+
+
 def verb(function: Function) -> Function:
     """Turn a command's errors into one message on stderr and the right exit code.
 
@@ -51,6 +56,7 @@ def verb(function: Function) -> Function:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         verbose = int(kwargs.get("verbose") or 0)
+        _has_printed_json.set(False)
         log.set_up(verbose, quiet=bool(kwargs.get("quiet")))
         try:
             function(*args, **kwargs)
@@ -101,6 +107,7 @@ def parse_numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
 
 def print_json(content: Any) -> None:
     """Print one JSON object on stdout."""
+    _has_printed_json.set(True)
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
@@ -144,6 +151,16 @@ def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> I
         yield update
 
 
+def one_of(value: str | None, known: Sequence[str], flag: str) -> None:
+    """Check the value of a flag that has few values; None is always right.
+
+    Raises:
+        UsageError: none of the known values, with the nearest one.
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{flag} '{value}' is unknown", where=flag, fix=did_you_mean(value, known))
+
+
 def parse_pairs(texts: list[str] | None, separator: str, flag: str) -> dict[str, str]:
     """Turn the values of a repeatable flag, such as `--set key=value`, into a mapping.
 
@@ -180,7 +197,7 @@ def parse_duration(text: str | None, flag: str) -> float | None:
 
 def _fail(code: int, message: str, error: BaseException | None, as_json: bool) -> None:
     typer.echo(f"error: {message}", err=True)
-    if as_json:
+    if as_json and not _has_printed_json.get():
         details = {"what": message}
         if isinstance(error, MsdError):
             details = {"what": error.what, "where": error.where or "", "fix": error.fix or ""}

@@ -22,6 +22,7 @@ from medsegdiff_cli.cli.shell import (
     WorkersOption,
     WorkspaceOption,
     one_dataset,
+    one_of,
     parse_duration,
     parse_pairs,
     print_json,
@@ -42,6 +43,8 @@ SelectionOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Ending of the run's name, for a run of its own.")]
 MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
+
+_CHOICES = {"scale": ("tiny", "small", "full"), "count": ("groups", "cases"), "selection": ("last", "best")}
 
 
 @verb
@@ -119,7 +122,8 @@ def train_folds(
     """Train one fold and print what came out; shared by `train` and `finetune`."""
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
-    from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
+    from medsegdiff_cli.workflows.run_request import TrainRequest
+    from medsegdiff_cli.workflows.run_setup import set_up_run
     from medsegdiff_cli.workflows.train import train_run
 
     chosen = choose_device(device)
