@@ -5,7 +5,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,13 @@ from torch import Tensor
 from medsegdiff_cli.artifacts.checkpoint import Checkpoint, checkpoint_exists, read_checkpoint, write_checkpoint
 from medsegdiff_cli.artifacts.document import read_json
 from medsegdiff_cli.errors import IntegrityError, MsdError
+from medsegdiff_cli.training.counters import Counters
 
 log = logging.getLogger(__name__)
 
 BEST, LAST = "best", "last"
 _KEPT = 2
 _HEADER, _WEIGHTS = ".json", ".safetensors"
-
-
-@dataclass
-class Counters:
-    """Where a stage stands: all of its state that is no tensor, as plain numbers that JSON keeps exactly.
-
-    Attributes:
-        step: optimiser steps done.
-        logged_step, validated_step: steps at which the last line was written and the last validation ended.
-        best_score, best_step, last_score: of the validations so far.
-        stale_validations: validations since the best one.
-        stopped_early: `patience` is used up.
-        seconds: time spent, over all starts.
-        window: sums of the loss terms (and of the gradient norm) since the last line, over `window_steps`.
-    """
-
-    step: int = 0
-    logged_step: int = 0
-    validated_step: int = 0
-    best_score: float | None = None
-    best_step: int = 0
-    last_score: float | None = None
-    stale_validations: int = 0
-    stopped_early: bool = False
-    seconds: float = 0.0
-    window_steps: int = 0
-    window: dict[str, float] = field(default_factory=dict)
 
 
 class StageCheckpoints:

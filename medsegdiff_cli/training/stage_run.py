@@ -14,7 +14,8 @@ from typing import Literal
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.errors import IntegrityError, Interrupted, NotFinished, ResourceError
 from medsegdiff_cli.methods.base import Method, enter_stage
-from medsegdiff_cli.training.checkpoints import BEST, LAST, Counters, StageCheckpoints
+from medsegdiff_cli.training.checkpoints import BEST, LAST, StageCheckpoints
+from medsegdiff_cli.training.counters import Counters
 from medsegdiff_cli.training.journal import Journal, steps_per_line
 from medsegdiff_cli.training.optimisation import learning_rate
 from medsegdiff_cli.training.outcome import Progress, StageResult, ValidationScore
@@ -137,10 +138,7 @@ class StageRun:
 
     def _count(self, figures: StepFigures) -> None:
         counters = self.counters
-        counters.step += 1
-        counters.window_steps += 1
-        for name, value in {**figures.terms, _GRADIENT_NORM: figures.gradient_norm}.items():
-            counters.window[name] = counters.window.get(name, 0.0) + value
+        counters.count({**figures.terms, _GRADIENT_NORM: figures.gradient_norm})
         counters.seconds = self._seconds_before + time.monotonic() - self._started
         if self.outside.progress is not None and self.team.is_lead:
             self.outside.progress.update(counters.step, self.settings.steps, figures.loss, counters.last_score)
@@ -178,15 +176,12 @@ class StageRun:
         if self.team.is_lead and self.outside.validate is not None:
             with self.updater.averaged():
                 self.method.eval()
-                with_signals = self.signals.at_once()
                 try:
-                    with with_signals:
+                    with self.signals.at_once():
                         score = self.outside.validate(self.method)
                 except StopAtOnce:
                     log.info("validation was broken off; it is made up for at the next start")
-                if score is not None and score.value > (
-                    -math.inf if counters.best_score is None else counters.best_score
-                ):
+                if score is not None and counters.improves(score.value):
                     weights = self.method.state_dict()
                     self.checkpoints.write_weights(BEST, weights, counters, score.value)
         enter_stage(self.method, self.stage)
@@ -194,39 +189,20 @@ class StageRun:
         if not done:
             return False
         self._validation = score
-        self._judge(value)
+        counters.judge(value, self.settings.patience)
         if self.team.is_lead:
-            log.info(
-                "step %d of %d: validation %.4f (best %.4f at step %d)",
-                counters.step,
-                self.settings.steps,
-                value,
-                math.nan if counters.best_score is None else counters.best_score,
-                counters.best_step,
-            )
+            best = math.nan if counters.best_score is None else counters.best_score
+            log.info("step %d: validation %.4f (best: %.4f at step %d)", counters.step, value, best, counters.best_step)
+            if counters.stopped_early:
+                log.info("stopping early: no improvement in %d validations", counters.stale_validations)
         return True
-
-    def _judge(self, value: float) -> None:
-        counters = self.counters
-        counters.validated_step = counters.step
-        counters.last_score = value if math.isfinite(value) else None
-        if value > (-math.inf if counters.best_score is None else counters.best_score):
-            counters.best_score, counters.best_step, counters.stale_validations = value, counters.step, 0
-        else:
-            counters.stale_validations += 1
-        patience = self.settings.patience
-        counters.stopped_early = patience is not None and counters.stale_validations >= patience
-        if counters.stopped_early:
-            log.info(
-                "stopping early at step %d: no improvement in %d validations", counters.step, counters.stale_validations
-            )
 
     def _write_line(self) -> None:
         """Write the means since the line before, and empty the window."""
         counters = self.counters
         if counters.window_steps == 0:
             return
-        means = {name: total / counters.window_steps for name, total in counters.window.items()}
+        means = counters.close_window()
         norm = means.pop(_GRADIENT_NORM)
         line = {
             "stage": self.stage.name,
@@ -242,7 +218,6 @@ class StageRun:
             line["validation"] = {"score": score.value, "cases": score.cases, "details": dict(score.details)}
         if self.team.is_lead:
             self.journal.write(line)
-        counters.window, counters.window_steps, counters.logged_step = {}, 0, counters.step
         if "validation" in line:
             self._draw()
 
