@@ -75,7 +75,7 @@ def finetune(
     Example: `msd finetune supervised 12 --from supervised__2d --cases 6`
     """
     from medsegdiff_cli.paths import open_workspace
-    from medsegdiff_cli.workflows.run_setup import find_parent
+    from medsegdiff_cli.workflows.run_folder import find_parent
 
     train_folds(
         {

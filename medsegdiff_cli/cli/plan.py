@@ -127,7 +127,8 @@ def _preview(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.planning.memory import format_bytes
     from medsegdiff_cli.workflows.devices import choose_device
-    from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
+    from medsegdiff_cli.workflows.run_request import TrainRequest
+    from medsegdiff_cli.workflows.run_setup import set_up_run
 
     lines: dict[str, tuple[str, ...]] = {}
     for config in configs:

@@ -22,7 +22,6 @@ from medsegdiff_cli.cli.shell import (
     WorkersOption,
     WorkspaceOption,
     one_dataset,
-    one_of,
     parse_duration,
     parse_pairs,
     print_json,

@@ -52,7 +52,7 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
             where="--from",
             fix=f"name one: {', '.join(str(folder) for folder in folders)}",
         )
-    path = _weights_of(folders[0])
+    path = weights_of(folders[0])
     state = read_checkpoint(path).part("model")
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
@@ -84,8 +84,12 @@ def transfer_table(transfer: Transfer) -> str:
     return "\n".join([f"tensors: {summary}; {transfer.coverage:.1%} of the weights", *(lines if len(rows) > 1 else [])])
 
 
-def _weights_of(folder: Path) -> Path:
-    """Return the checkpoint that the run predicts with."""
+def weights_of(folder: Path) -> Path:
+    """Return the checkpoint (without ending) that the run in a fold folder predicts with.
+
+    Raises:
+        UsageError: its training is not finished.
+    """
     selected = read_resolved_recipe(folder / RUN_RECIPE).training.selection
     for name in (selected, LAST):
         if checkpoint_exists(folder / CHECKPOINTS / name):

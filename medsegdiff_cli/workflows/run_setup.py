@@ -1,77 +1,42 @@
 """Setting up a run: from a command line to a run folder whose every setting is frozen before training starts."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from medsegdiff_cli import __version__
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
+from medsegdiff_cli.artifacts.plan import Plan, Scale, read_plan
 from medsegdiff_cli.artifacts.recipe import (
     AugmentationSettings,
     PredictionSettings,
     ResolvedRecipe,
     TrainingSettings,
-    read_resolved_recipe,
-    write_resolved_recipe,
 )
-from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, find_folds, read_run, run_name, write_run
+from medsegdiff_cli.artifacts.run import RunRecord, StageRecord
+from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.methods.registry import find_method
-from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace, find_dataset
+from medsegdiff_cli.paths import PLANS_NAME, find_dataset
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
 from medsegdiff_cli.prediction.model import build_method, task_of
 from medsegdiff_cli.training.precision import resolve_precision
+from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
-from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
+from medsegdiff_cli.workflows.run_folder import run_folder
+from medsegdiff_cli.workflows.run_request import TrainRequest
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """What `msd train` was asked for; None takes the plan's or recipe's own choice.
-
-    Attributes:
-        cases: keep so many labels (patients, or cases with `count="cases"`).
-        overrides: `--set` assignments.
-        parent: run whose weights training starts from (`--from`).
-        min_coverage: least share of the network that the parent must fill.
-        max_time_s: save and stop after so long.
-    """
-
-    method: str
-    dataset: str
-    workspace: Workspace
-    config: str | None = None
-    fold: str = "0"
-    cases: int | None = None
-    count: Literal["groups", "cases"] = "groups"
-    recipe: str | None = None
-    preset: str = "recommended"
-    scale: Scale | None = None
-    plans_name: str | None = None
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    selection: Literal["best", "last"] | None = None
-    seed: int = 0
-    name: str | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = 0
-    parent: Path | None = None
-    min_coverage: float = 0.5
-    max_time_s: float | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +96,7 @@ def set_up_run(request: TrainRequest) -> RunSetup:
         val_cases=val,
         unlabelled_test_overlap=dataset.info.unlabelled_test_overlap,
         validation_labels_used_for_selection=_labels_for_selection(recipe.training, val),
-        parent={} if request.parent is None else {"run": f"{request.parent.parent.name}/{request.parent.name}"},
+        parent=_provenance_of_parent(request.parent),
         precision=resolve_precision(recipe.training.precision, request.device),
         stages=tuple(
             StageRecord(name=stage.name, steps=recipe.training.steps)
@@ -142,42 +107,13 @@ def set_up_run(request: TrainRequest) -> RunSetup:
     )
     return RunSetup(
         request=request,
-        folder=_folder_of(request, dataset, plan, config, scale),
+        folder=run_folder(request, dataset.name, plan, config, scale),
         dataset=dataset,
         plan=plan,
         recipe=recipe,
         record=record,
         patch=patch,
     )
-
-
-def open_run_folder(setup: RunSetup) -> RunRecord:
-    """Create the run folder, or check that an existing one is the same run; return its record.
-
-    Raises:
-        UsageError: the folder holds a run with other settings; names the keys that differ.
-    """
-    folder = setup.folder
-    if (folder / RUN_JSON).is_file() and not setup.request.overwrite:
-        existing = read_run(folder)
-        differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), setup.plan)]
-        differences += [
-            f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), setup.recipe)
-        ]
-        for key in ("seed", "train_cases", "val_cases", "parent"):
-            if getattr(existing, key) != getattr(setup.record, key):
-                differences.append(key)
-        if differences:
-            raise UsageError(
-                f"this run exists with other settings ({', '.join(differences[:8])})",
-                where=str(folder),
-                fix="undo the change, or give this run a name of its own with --name, or start over with --overwrite",
-            )
-        return existing
-    write_plan(folder / RUN_PLAN, setup.plan)
-    write_resolved_recipe(folder / RUN_RECIPE, setup.recipe)
-    write_run(folder, setup.record)
-    return setup.record
 
 
 def _plan_of(request: TrainRequest, dataset: DatasetFolder, sections: Sections) -> Plan:
@@ -265,46 +201,13 @@ def _cases_of(request: TrainRequest, dataset: DatasetFolder) -> tuple[tuple[str,
     return train, fold.val
 
 
+def _provenance_of_parent(parent: Path | None) -> dict[str, str]:
+    if parent is None:
+        return {}
+    weights = weights_of(parent).with_suffix(".safetensors")
+    return {"run": f"{parent.parent.name}/{parent.name}", "weights_sha256": digest_of_file(weights)}
+
+
 def _labels_for_selection(training: TrainingSettings, val: tuple[str, ...]) -> int:
     uses = training.selection == "best" or training.patience is not None
     return min(training.validation_cases, len(val)) if uses else 0
-
-
-def _folder_of(request: TrainRequest, dataset: DatasetFolder, plan: Plan, config: str, scale: Scale) -> Path:
-    parts = []
-    if request.cases is not None:
-        parts.append(f"n{request.cases}" + ("cases" if request.count == "cases" else ""))
-    if request.seed:
-        parts.append(f"seed{request.seed}")
-    if request.preset != "recommended":
-        parts.append(f"preset-{request.preset}")
-    if request.recipe:
-        parts.append(f"recipe-{Path(request.recipe).stem.replace('__', '-')}")
-    if scale != plan.default_scale:
-        parts.append(f"scale-{scale}")
-    if request.plans_name and request.plans_name != PLANS_NAME:
-        parts.append(f"plans-{request.plans_name}")
-    if request.parent is not None:
-        parts.append(f"from-{request.parent.parent.name.replace('__', '-')}")
-    if request.selection is not None:
-        parts.append(f"selection-{request.selection}")
-    parts += [f"{key.replace('.', '-')}-{_for_file_name(value)}" for key, value in sorted(request.overrides.items())]
-    if request.name:
-        parts.append(request.name)
-    run = run_name(request.method, config, parts)
-    return request.workspace.results / dataset.name / run / f"fold_{request.fold}"
-
-
-def _for_file_name(value: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in value).strip("_")
-
-
-def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:
-    """Return the fold folder that `--from` names: a fold, or a run's fold of the same number, else its first.
-
-    Raises:
-        UsageError: no such run.
-    """
-    (model,) = find_models([reference], workspace)
-    folders = find_folds(model)
-    return next((folder for folder in folders if folder.name == f"fold_{fold}"), folders[0])

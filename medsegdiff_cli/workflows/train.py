@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medsegdiff_cli import log as logs
 from medsegdiff_cli.artifacts.batch import Batch
@@ -19,7 +19,8 @@ from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
 from medsegdiff_cli.workflows.devices import choose_workers
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
-from medsegdiff_cli.workflows.run_setup import RunSetup, open_run_folder
+from medsegdiff_cli.workflows.run_folder import open_run_folder
+from medsegdiff_cli.workflows.run_setup import RunSetup
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     """
     with join_team(setup.request.device) as team:
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
+        # A resumed run keeps the precision that it began with.
+        setup = replace(setup, record=record)
         # The other ranks wait here until the lead has written run folder and store.
         team.from_lead(0.0)
         handler = logs.add_file(setup.folder / TRAINING_LOG) if team.is_lead else None
@@ -61,7 +64,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
 
 def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
     """Create or check the run folder, and preprocess the cases that are missing or stale."""
-    record, store = open_run_folder(setup), store_of(setup)
+    store = store_of(setup)
+    record = open_run_folder(setup.folder, setup.plan, setup.recipe, setup.record, overwrite=setup.request.overwrite)
     report = preprocess(
         setup.dataset,
         setup.plan,

@@ -1,0 +1,83 @@
+"""The run folder: its name, its frozen settings, and the check that a resumed run is the same run."""
+
+import shutil
+from pathlib import Path
+
+from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
+from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe, write_resolved_recipe
+from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_name, write_run
+from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
+from medsegdiff_cli.workflows.models import find_models
+from medsegdiff_cli.workflows.run_request import TrainRequest
+
+
+def open_run_folder(
+    folder: Path, plan: Plan, recipe: ResolvedRecipe, record: RunRecord, *, overwrite: bool
+) -> RunRecord:
+    """Create the run folder, or check that an existing one is the same run; return its record.
+
+    Raises:
+        UsageError: the folder holds a run with other settings; names the keys that differ.
+    """
+    if (folder / RUN_JSON).is_file() and overwrite:
+        shutil.rmtree(folder)
+    if (folder / RUN_JSON).is_file():
+        existing = read_run(folder)
+        differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), plan)]
+        differences += [f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), recipe)]
+        for key in ("seed", "train_cases", "val_cases", "parent"):
+            if getattr(existing, key) != getattr(record, key):
+                differences.append(key)
+        if differences:
+            raise UsageError(
+                f"this run exists with other settings ({', '.join(differences[:8])})",
+                where=str(folder),
+                fix="undo the change, or give this run a name of its own with --name, or start over with --overwrite",
+            )
+        return existing
+    write_plan(folder / RUN_PLAN, plan)
+    write_resolved_recipe(folder / RUN_RECIPE, recipe)
+    write_run(folder, record)
+    return record
+
+
+def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale) -> Path:
+    """Return the fold's folder; a part of the run's name stands for each setting that is not the default."""
+    parts = []
+    if request.cases is not None:
+        parts.append(f"n{request.cases}" + ("cases" if request.count == "cases" else ""))
+    if request.seed:
+        parts.append(f"seed{request.seed}")
+    if request.preset != "recommended":
+        parts.append(f"preset-{request.preset}")
+    if request.recipe:
+        parts.append(f"recipe-{Path(request.recipe).stem.replace('__', '-')}")
+    if scale != plan.default_scale:
+        parts.append(f"scale-{scale}")
+    if request.plans_name and request.plans_name != PLANS_NAME:
+        parts.append(f"plans-{request.plans_name}")
+    if request.parent is not None:
+        parts.append(f"from-{request.parent.parent.name.replace('__', '-')}")
+    if request.selection is not None:
+        parts.append(f"selection-{request.selection}")
+    parts += [f"{key.replace('.', '-')}-{_for_file_name(value)}" for key, value in sorted(request.overrides.items())]
+    if request.name:
+        parts.append(request.name)
+    run = run_name(request.method, config, parts)
+    return request.workspace.results / dataset / run / f"fold_{request.fold}"
+
+
+def _for_file_name(value: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in value).strip("_")
+
+
+def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:
+    """Return the fold folder that `--from` names: a fold, or a run's fold of the same number, else its first.
+
+    Raises:
+        UsageError: no such run.
+    """
+    (model,) = find_models([reference], workspace)
+    folders = find_folds(model)
+    return next((folder for folder in folders if folder.name == f"fold_{fold}"), folders[0])
