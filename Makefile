@@ -6,6 +6,8 @@ VENV ?= .venv
 WORKERS ?= 2
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+DATA ?= data
+WORKSPACE ?= msd_workspace
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
@@ -13,12 +15,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all docs clean
+.PHONY: help install demo lint types test test-all docs results clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | docs | clean"
+	@echo "make lint | types | test-all | docs | results DATA=FOLDER | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +53,9 @@ test-all: lint types
 
 docs: $(VENV)/installed-test
 	$(BIN)/python docs/write_cli_page.py
+
+results: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/results.py --data $(DATA) --workspace $(WORKSPACE)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,150 @@
+"""Every shipped recipe fits the method it names, with every preset, in 2D and 3D."""
+
+import re
+from importlib import resources
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.artifacts.recipe import (
+    SECTIONS,
+    AugmentationSettings,
+    PredictionSettings,
+    ResolvedRecipe,
+    TrainingSettings,
+    read_resolved_recipe,
+    write_resolved_recipe,
+)
+from medsegdiff_cli.artifacts.task import Task
+from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.prediction.model import build_method
+from medsegdiff_cli.workflows.recipes import apply_overrides, known_settings, load_recipe, recipe_names, sections_of
+
+RECIPES = recipe_names()
+PRESETS = [(name, preset) for name in RECIPES for preset in load_recipe(name).presets]
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+every_preset = pytest.mark.parametrize(("name", "preset"), PRESETS)
+
+
+def sections(name: str, preset: str) -> dict[str, dict[str, object]]:
+    recipe = load_recipe(name)
+    return sections_of(recipe.method, recipe, preset)
+
+
+def settings_of(model: type[BaseModel], content: dict[str, object]) -> BaseModel:
+    return validate(model, content, model.__name__)
+
+
+@every_preset
+def test_all_settings_of_a_preset_are_known(name, preset):
+    chosen = sections(name, preset)
+    assert tuple(chosen) == SECTIONS
+    for section, model in known_settings(load_recipe(name).method).items():
+        assert set(settings_of(model, chosen[section]).model_fields_set) == set(chosen[section])
+
+
+@every_preset
+@pytest.mark.parametrize("n_dims", [2, 3])
+def test_the_method_can_be_built_from_a_preset(name, preset, n_dims):
+    method = load_recipe(name).method
+    if n_dims not in METHODS[method].n_dims:
+        pytest.skip(f"{method} has no {n_dims}D networks")
+    recipe = resolved(name, preset, (32,) * n_dims)
+    task = Task(n_dims=n_dims, in_channels=1, class_names=("background", "organ"))
+    with torch.device("meta"):
+        built = build_method(recipe, task)
+    assert sum(parameter.numel() for parameter in built.parameters()) > 0
+
+
+def resolved(name: str, preset: str, patch_size: tuple[int, ...]) -> ResolvedRecipe:
+    """Return the recipe of a run as it would be written into its folder."""
+    recipe, chosen = load_recipe(name), sections(name, preset)
+    model = METHODS[recipe.method].load().Settings
+    return ResolvedRecipe(
+        method=recipe.method,
+        preset=preset,
+        scale="full",
+        patch_size_voxels=patch_size,
+        batch_size=2,
+        method_settings=settings_of(model, chosen["method"]).model_dump(mode="json"),
+        training=TrainingSettings.model_validate(chosen["training"]),
+        augmentation=AugmentationSettings.model_validate(chosen["augmentation"]),
+        prediction=PredictionSettings.model_validate(chosen["prediction"]),
+    )
+
+
+@every_preset
+def test_a_runs_recipe_is_read_back_as_it_was_written(name, preset, tmp_path):
+    recipe = resolved(name, preset, (32, 32))
+    write_resolved_recipe(tmp_path / "recipe.yaml", recipe)
+    again = read_resolved_recipe(tmp_path / "recipe.yaml")
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+
+
+@every_recipe
+def test_a_recipe_is_named_after_a_method_of_the_registry_and_says_what_it_is(name):
+    recipe = load_recipe(name)
+    assert recipe.method in METHODS
+    assert name == recipe.method or name.startswith(f"{recipe.method}__")
+    assert recipe.title
+    assert recipe.citation
+    assert "recommended" in recipe.presets
+    assert {"recommended", "paper", "official-code"} >= set(recipe.presets)
+
+
+@every_recipe
+def test_the_header_of_a_recipe_names_an_expected_score(name):
+    text = (resources.files("medsegdiff_cli.plans") / f"{name}.yaml").read_text(encoding="utf-8")
+    header = [line for line in text.split("\nmethod:")[0].splitlines() if line]
+    assert header
+    assert all(line.startswith("#") for line in header)
+    assert any(line.startswith("# Expected") for line in header)
+    expected = load_recipe(name).expected
+    assert expected
+    assert any(re.search(r"\d\.\d", sentence) for sentence in expected), "a score is a number"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_recipe(method):
+    assert method in RECIPES
+
+
+@every_recipe
+def test_overrides_reach_the_right_section_and_wrong_ones_are_usage_errors(name):
+    method = load_recipe(name).method
+    chosen = sections(name, "recommended")
+    changed = apply_overrides(chosen, {"training.steps": "7", "foreground_share": "0.5"}, method)
+    assert (changed["training"]["steps"], changed["training"]["foreground_share"]) == (7, 0.5)
+    assert chosen["training"].get("steps") != 7, "the recipe itself stays as it was"
+    for wrong in ({"training.stepz": "7"}, {"stepz": "7"}, {"trainig.steps": "7"}, {"training.steps": "many"}):
+        with pytest.raises(UsageError, match=r"steps|training"):
+            apply_overrides(chosen, wrong, method)
+
+
+def test_unknown_recipes_and_presets_are_usage_errors_with_the_nearest_one():
+    with pytest.raises(UsageError, match="did you mean 'supervised'"):
+        load_recipe("supervisd")
+    with pytest.raises(UsageError, match="did you mean 'paper'"):
+        sections("supervised", "papr")
+
+
+def test_a_recipe_of_the_users_own_is_read_from_its_path(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("method: supervised\ntitle: mine\npresets: {recommended: {training: {steps: 5}}}\n")
+    assert sections_of("supervised", load_recipe(str(own)), "recommended")["training"] == {"steps": 5}
+    own.write_text("method: supervised\ntitel: mine\npresets: {recommended: {traning: {steps: 5}}}\n")
+    with pytest.raises(UsageError) as error:
+        load_recipe(str(own))
+    assert "did you mean 'title'" in str(error.value)
+    assert "did you mean 'training'" in str(error.value)
+
+
+def test_a_recipe_for_another_method_is_refused(tmp_path):
+    own = tmp_path / "other.yaml"
+    own.write_text("method: tedm\ntitle: other\npresets: {recommended: {}}\n")
+    with pytest.raises(UsageError, match="is for 'tedm', not 'supervised'"):
+        sections_of("supervised", load_recipe(str(own)), "recommended")
