@@ -6,6 +6,7 @@ ranks' batches together are the global batch of one rank.
 
 import itertools
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -114,6 +115,7 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
         collate_fn=_collate,
         prefetch_factor=_PREFETCHED_BATCHES if in_processes else None,
         multiprocessing_context=_process_context() if in_processes else None,
+        worker_init_fn=_leave_interrupts_to_the_parent if in_processes else None,
     )
     iterator = iter(loader)
     for delivered in itertools.count():
@@ -127,6 +129,11 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
                 raise
             raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
         yield batch
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ignore SIGINT, which Ctrl-C sends to every process of the terminal: the training process saves, then stops us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _process_context() -> multiprocessing.context.BaseContext:

@@ -82,6 +82,12 @@ def set_up_run(request: TrainRequest) -> RunSetup:
         sections["training"]["selection"] = request.selection
     patch, recipe = _resolve(request, plan, config, scale, sections)
     train, val = _cases_of(request, dataset)
+    if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
+        raise UsageError(
+            "the best weights cannot be selected without validation cases",
+            where="--selection",
+            fix="use --selection last, or a fold that validates",
+        )
     record = RunRecord(
         msd_version=__version__,
         method=request.method,
