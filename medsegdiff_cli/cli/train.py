@@ -43,8 +43,6 @@ SelectionOption = Annotated[
 NameOption = Annotated[str | None, typer.Option("--name", help="Ending of the run's name, for a run of its own.")]
 MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
 
-_CHOICES = {"scale": ("tiny", "small", "full"), "count": ("groups", "cases"), "selection": ("last", "best")}
-
 
 @verb
 def train(
