@@ -41,9 +41,11 @@ def runs(
         print_json({"schema_version": 1, "runs": rows})
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("dataset", "run", "fold", "state", "steps", "validation Dice", "size")
+    # Names are what people copy: they are broken over lines, never cut.
+    names = (Column("dataset", overflow="fold"), Column("run", overflow="fold"))
+    table = Table(*names, "fold", "state", "steps", Column("Dice", no_wrap=True), Column("size", no_wrap=True))
     for row in rows:
         dice = "" if row["dice"] is None else f"{row['dice']:.4f}"
         table.add_row(row["dataset"], row["run"], row["fold"], row["state"], row["steps"], dice, row["size"])

@@ -17,7 +17,7 @@ from medsegdiff_cli.planning.memory import format_bytes, granted_ram_bytes, pars
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.workflows.devices import usable_cores
 
-_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "batchgenerators", "diffusers", "accelerate")
+_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "batchgenerators", "diffusers", "safetensors")
 _SHARED_MEMORY = Path("/dev/shm")
 _SMALL_SHARED_MEMORY = 2**30
 _FEW_FILE_DESCRIPTORS = 1024
