@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise _as_resource_error(error, path) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
 
 
@@ -86,6 +86,12 @@ def _sha256(stream: Any) -> str:
     while chunk := stream.read(_CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def _discard(temporary: Path) -> None:
+    """Remove what was begun; a disk that fails at this too must not hide the error that led here."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
