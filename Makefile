@@ -10,7 +10,7 @@ DATA ?= data
 WORKSPACE ?= msd_workspace
 
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
