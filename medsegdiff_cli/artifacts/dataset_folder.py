@@ -15,7 +15,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,6 +58,17 @@ class DatasetJson(BaseModel):
     extra_labels: list[str] = Field(default_factory=list)
     unlabelled_test_overlap: Literal["refused", "allowed"] = "refused"
     synthetic: bool = False
+
+
+class _ListedFiles(BaseModel):
+    images: tuple[str, ...] = ()
+    label: str | None = None
+
+
+class _Listing(BaseModel):
+    """nnU-Net's explicit listing of the training cases: paths, relative to the folder or with variables."""
+
+    dataset: dict[str, _ListedFiles]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +116,8 @@ class DatasetFolder:
         """
         listing = (self.info.model_extra or {}).get("dataset")
         if part == "Tr" and listing:
-            return [self._listed_case(case, files) for case, files in sorted(listing.items())]
+            listed = validate(_Listing, {"dataset": listing}, str(self.path / DATASET_JSON), InputDataError).dataset
+            return [self._listed_case(case, files) for case, files in sorted(listed.items())]
         images = images_by_case(self.path / f"images{part}", self.info.file_ending)
         return [
             CaseFiles(
@@ -119,16 +131,16 @@ class DatasetFolder:
             for case, paths in images.items()
         ]
 
-    def _listed_case(self, case: str, files: dict[str, Any]) -> CaseFiles:
+    def _listed_case(self, case: str, files: _ListedFiles) -> CaseFiles:
         def absolute(text: str) -> Path:
             return (self.path / os.path.expandvars(text)).resolve()
 
-        if not isinstance(files, dict) or not files.get("images"):
+        if not files.images:
             raise InputDataError(f"case '{case}' lists no images", where=str(self.path / DATASET_JSON))
         return CaseFiles(
             case=case,
-            images=tuple(absolute(text) for text in files["images"]),
-            label=absolute(files["label"]) if files.get("label") else None,
+            images=tuple(absolute(text) for text in files.images),
+            label=absolute(files.label) if files.label else None,
             mask=_existing(self.path / "masksTr" / f"{case}{self.info.file_ending}"),
             group=self.info.groups.get(case, case),
             domain=self.info.domains.get(case, ""),

@@ -28,6 +28,8 @@ def read_json(path: Path, error: type[MsdError] = InputDataError) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise error(f"{path.name} is missing", where=str(path.parent)) from None
+    except OSError as problem:
+        raise error(f"cannot be read ({problem.strerror})", where=str(path)) from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"not valid JSON ({problem})", where=str(path), fix="mend or recreate the file") from None
 
@@ -42,7 +44,9 @@ def read_yaml(path: Path, error: type[MsdError] = UsageError) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path.name} is missing", where=str(path.parent)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except OSError as problem:
+        raise error(f"cannot be read ({problem.strerror})", where=str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"not valid YAML ({problem})", where=str(path), fix="mend or recreate the file") from None
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from medsegdiff_cli.errors import InputDataError
 
+_LARGEST_VALUE = 65_535
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScheme:
@@ -99,8 +101,13 @@ def label_scheme_from_json(
     """Build the scheme from `labels` and `regions_class_order` of a dataset.json.
 
     Raises:
-        InputDataError: no background 0, values given twice, or an order that does not fit the regions.
+        InputDataError: no background 0, values given twice or too large for uint16, or an order that does not fit
+            the regions.
     """
+    flat = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
+    outside = sorted({v for v in (*flat, *(regions_class_order or ())) if not 0 <= v <= _LARGEST_VALUE})
+    if outside:
+        raise InputDataError(f"label values {outside} are outside of 0 to {_LARGEST_VALUE}", where=where)
     if labels.get("background") != 0:
         raise InputDataError("labels need 'background': 0", where=where)
     ignore = labels.get("ignore")
