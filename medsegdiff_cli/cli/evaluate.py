@@ -92,7 +92,8 @@ def evaluate(
         nsd_tolerance=nsd_tolerance,
         allow_missing=allow_missing,
         demands=fail_below or (),
-        grid=grid,
+        grid=grid,  # type: ignore[arg-type]  # checked by one_of
+        workspace=open_workspace(workspace),
         workers=choose_workers(workers),
     )
     done = 0

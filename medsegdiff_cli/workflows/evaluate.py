@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, read_prediction_info
@@ -15,6 +16,7 @@ from medsegdiff_cli.evaluation.summary import merge_scores
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of
 from medsegdiff_cli.paths import DATASET_JSON, VALIDATION, Workspace, find_dataset
 from medsegdiff_cli.workflows.convert import case_name, mask_files
+from medsegdiff_cli.workflows.plan_grid import find_plan, on_plan_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class EvaluateRequest:
         observer: further observer's labels of a dataset folder (`labelsTs_OBSERVER`).
         demands: "dice=0.85" and the like.
         grid: "native", where users look at segmentations; "plan", the grid of the network.
+        workspace: where the run that predicted is looked up, for its plan.
     """
 
     predictions: Path
@@ -42,7 +45,8 @@ class EvaluateRequest:
     nsd_tolerance: float = 2.0
     allow_missing: bool = False
     demands: Sequence[str] = ()
-    grid: str = "native"
+    grid: Literal["native", "plan"] = "native"
+    workspace: Workspace | None = None
     workers: int = 0
 
 
@@ -61,20 +65,13 @@ def evaluate_predictions(
         BelowDemandedScore: a demand is not met (the scores are written).
     """
     info = read_prediction_info(request.predictions)
-    pairs = find_pairs(request, info)
-    scores = evaluate_folder(
-        pairs,
-        _settings(request, info),
-        allow_missing=request.allow_missing,
-        workers=request.workers,
-        notes=info.notes,
-        provenance={
-            key: getattr(info, key)
-            for key in ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
-        }
-        | {"validation_labels_used_for_selection": info.validation_labels_used_for_selection},
-        on_case=on_case,
-    )
+    pairs, settings = find_pairs(request, info), _settings(request, info)
+    if request.grid == "plan":
+        plan = find_plan(request.predictions, info, [pair.case for pair in pairs], request.workspace)
+        with on_plan_grid(pairs, settings, plan, info.config, Path(info.dataset_path)) as moved:
+            scores = moved.with_original_files(_score(request, info, moved.pairs, moved.settings, on_case))
+    else:
+        scores = _score(request, info, pairs, settings, on_case)
     write_scores(request.predictions, scores)
     if on_scores is not None:
         on_scores(scores)
@@ -86,6 +83,28 @@ def evaluate_predictions(
         )
     demand(scores, request.demands)
     return scores
+
+
+def _score(
+    request: EvaluateRequest,
+    info: PredictionInfo,
+    pairs: Sequence[ScorePair],
+    settings: ScoreSettings,
+    on_case: Callable[[str], None] | None,
+) -> Scores:
+    return evaluate_folder(
+        pairs,
+        settings,
+        allow_missing=request.allow_missing,
+        workers=request.workers,
+        notes=info.notes,
+        provenance={
+            key: getattr(info, key)
+            for key in ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
+        }
+        | {"validation_labels_used_for_selection": info.validation_labels_used_for_selection},
+        on_case=on_case,
+    )
 
 
 def evaluate_folds(run: Path, demands: Sequence[str] = ()) -> Scores:
