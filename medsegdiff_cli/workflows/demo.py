@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.artifacts.document import read_json
@@ -16,13 +18,14 @@ from medsegdiff_cli.checking.check import check_dataset
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.paths import Workspace, dataset_folder_name
 from medsegdiff_cli.workflows.convert import convert_dataset, parse_options
-from medsegdiff_cli.workflows.devices import choose_device, choose_workers
+from medsegdiff_cli.workflows.devices import choose_device, choose_workers, usable_cores
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
 from medsegdiff_cli.workflows.phantoms import CLASSES, PhantomSettings, write_phantoms
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
 from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction
 from medsegdiff_cli.workflows.preview import draw_preview
-from medsegdiff_cli.workflows.run_setup import TrainRequest, set_up_run
+from medsegdiff_cli.workflows.run_request import TrainRequest
+from medsegdiff_cli.workflows.run_setup import set_up_run
 from medsegdiff_cli.workflows.train import train_run
 
 _NAME, _MARKER = "Phantoms", "demo.json"
@@ -40,15 +43,8 @@ class DemoSettings:
 
     shape: tuple[int, ...] = (32, 40, 36)
     labelled: int = 14
-    test: int = 4
-    overrides: dict[str, str] = field(
-        default_factory=lambda: {
-            "training.steps": "150",
-            "training.learning_rate": "3e-3",
-            "training.warmup_steps": "15",
-            "training.validate_every_steps": "0",
-        }
-    )
+    test: int = 6
+    overrides: dict[str, str] = field(default_factory=lambda: {"steps": "150", "learning_rate": "3e-3"})
     workers: int | None = None
 
 
@@ -94,13 +90,14 @@ def run_demo(
     folder = Path(folder).expanduser().resolve()
     _claim(folder, seed, settings)
     chain = _Chain(folder, seed, settings, say)
-    dataset = chain.convert()
-    chain.check(dataset)
-    chain.plan(dataset)
-    run = chain.train(dataset)
-    predictions = chain.predict(run, dataset)
-    scores = chain.evaluate(predictions, dataset)
-    picture = chain.draw(predictions)
+    with _threads(max(1, usable_cores() - chain.workers)):
+        dataset = chain.convert()
+        chain.check(dataset)
+        chain.plan(dataset)
+        run = chain.train(dataset)
+        predictions = chain.predict(run, dataset)
+        scores = chain.evaluate(predictions, dataset)
+        picture = chain.draw(predictions)
     return DemoReport(folder=folder, scores=scores, picture=picture, seconds=chain.seconds)
 
 
@@ -155,9 +152,7 @@ class _Chain:
 
     def train(self, dataset: Path) -> Path:
         """Train fold 0 of the baseline and return the run's folder (the parent of its folds)."""
-        changes = " ".join(
-            f"--set {key.removeprefix('training.')}={value}" for key, value in self.settings.overrides.items()
-        )
+        changes = " ".join(f"--set {key}={value}" for key, value in self.settings.overrides.items())
         with self._step("train", f"train supervised 1 --config 3d --fold 0 --scale tiny {changes}"):
             request = TrainRequest(
                 method="supervised",
@@ -207,6 +202,17 @@ class _Chain:
         yield
         self.seconds[name] = time.perf_counter() - started
         self.say(f"    {self.seconds[name]:.1f} s")
+
+
+@contextmanager
+def _threads(most: int) -> Iterator[None]:
+    """Keep torch to a number of threads: more threads than free cores slow small networks down tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, most))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _claim(folder: Path, seed: int, settings: DemoSettings) -> None:

@@ -31,7 +31,7 @@ class PhantomSettings:
 
     shape: tuple[int, ...] = (32, 40, 36)
     spacing_mm: tuple[float, ...] | None = (2.5, 1.25, 1.25)
-    difficulty: float = 0.4
+    difficulty: float = 0.3
     seed: int = 0
 
 
@@ -58,7 +58,7 @@ def make_phantom(index: int, settings: PhantomSettings) -> Phantom:
     organ = _blob(position, centre, radii, random, waviness=0.15) & body
     towards = random.normal(size=len(shape))
     border = centre + radii * towards / np.linalg.norm(towards)
-    nodule = _blob(position, border, random.uniform(0.2, 0.3, len(shape)), random, waviness=0.05) & body
+    nodule = _blob(position, border, random.uniform(0.28, 0.38, len(shape)), random, waviness=0.05) & body
     label = np.where(nodule, 2, np.where(organ, 1, 0)).astype(np.uint8)
     clean = np.where(nodule, _NODULE, np.where(organ, _ORGAN, np.where(body, _BODY, 10.0)))
     voxels = _acquire(clean, random, settings.difficulty)
