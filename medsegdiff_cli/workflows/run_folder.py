@@ -1,15 +1,22 @@
 """The run folder: its name, its frozen settings, and the check that a resumed run is the same run."""
 
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe, write_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_name, write_run
+from medsegdiff_cli.atomic import digest_of_content
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.run_request import TrainRequest
+
+_LONGEST_OVERRIDES = 100
+_LONGEST_PART = 60
+_DIGITS = 8
 
 
 def open_run_folder(
@@ -58,18 +65,33 @@ def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, sca
     if request.plans_name and request.plans_name != PLANS_NAME:
         parts.append(f"plans-{request.plans_name}")
     if request.parent is not None:
-        parts.append(f"from-{request.parent.parent.name.replace('__', '-')}")
+        parts.append(_shortened(f"from-{request.parent.parent.name.replace('__', '-')}"))
     if request.selection is not None:
         parts.append(f"selection-{request.selection}")
-    parts += [f"{key.replace('.', '-')}-{_for_file_name(value)}" for key, value in sorted(request.overrides.items())]
+    parts += _parts_of_overrides(request.overrides)
     if request.name:
         parts.append(request.name)
     run = run_name(request.method, config, parts)
     return request.workspace.results / dataset / run / f"fold_{request.fold}"
 
 
+def _parts_of_overrides(overrides: Mapping[str, str]) -> list[str]:
+    """Return a part for each `--set`; many of them become one part, for file systems end names at 255 bytes."""
+    parts = [f"{key.replace('.', '-')}-{_for_file_name(value)}" for key, value in sorted(overrides.items())]
+    if len("__".join(parts)) <= _LONGEST_OVERRIDES:
+        return parts
+    return [f"set-{digest_of_content(parts)[:_DIGITS]}"]
+
+
+def _shortened(part: str) -> str:
+    if len(part) <= _LONGEST_PART:
+        return part
+    return f"{part[:_LONGEST_PART].rstrip('_-')}-{digest_of_content(part)[:_DIGITS]}"
+
+
 def _for_file_name(value: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in value).strip("_")
+    """Return `[1, 2]` as `1_2`."""
+    return re.sub(r"[^\w.+-]+|_+", "_", value).strip("_")
 
 
 def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:
