@@ -2,13 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
@@ -18,7 +15,7 @@ from medsegdiff_cli.checking.check import check_dataset
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.paths import Workspace, dataset_folder_name
 from medsegdiff_cli.workflows.convert import convert_dataset, parse_options
-from medsegdiff_cli.workflows.devices import choose_device, choose_workers, usable_cores
+from medsegdiff_cli.workflows.devices import choose_device, choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
 from medsegdiff_cli.workflows.phantoms import CLASSES, PhantomSettings, write_phantoms
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
@@ -90,7 +87,7 @@ def run_demo(
     folder = Path(folder).expanduser().resolve()
     _claim(folder, seed, settings)
     chain = _Chain(folder, seed, settings, say)
-    with _threads(max(1, usable_cores() - chain.workers)):
+    with torch_threads(usable_cores() - chain.workers):
         dataset = chain.convert()
         chain.check(dataset)
         chain.plan(dataset)
@@ -202,17 +199,6 @@ class _Chain:
         yield
         self.seconds[name] = time.perf_counter() - started
         self.say(f"    {self.seconds[name]:.1f} s")
-
-
-@contextmanager
-def _threads(most: int) -> Iterator[None]:
-    """Keep torch to a number of threads: more threads than free cores slow small networks down tenfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, most))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _claim(folder: Path, seed: int, settings: DemoSettings) -> None:

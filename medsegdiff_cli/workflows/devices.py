@@ -1,6 +1,8 @@
 """Devices and workers: what `--device` and `--workers` mean on this machine."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -48,3 +50,14 @@ def choose_workers(asked: int | None, device: torch.device | None = None) -> int
     if device is None:
         return cores if cores > 1 else 0
     return min(cores - 1, 8 if device.type == "cuda" else 1)
+
+
+@contextmanager
+def torch_threads(most: int) -> Iterator[None]:
+    """Keep torch to at most so many threads: more threads than free cores slow small networks down tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, most)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

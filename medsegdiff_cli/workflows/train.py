@@ -17,7 +17,7 @@ from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
 from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
-from medsegdiff_cli.workflows.devices import choose_workers
+from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
 from medsegdiff_cli.workflows.run_folder import open_run_folder
 from medsegdiff_cli.workflows.run_setup import RunSetup
@@ -43,7 +43,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         UsageError: the run folder holds other settings.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
-    with join_team(setup.request.device) as team:
+    cores_left = usable_cores() - setup.request.workers
+    with torch_threads(cores_left), join_team(setup.request.device) as team:
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
         # A resumed run keeps the precision that it began with.
         setup = replace(setup, record=record)
