@@ -6,17 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from typer.testing import CliRunner
 
 from medsegdiff_cli.cli.app import app
 from medsegdiff_cli.workflows.phantoms import PhantomSettings, make_phantom
 
 # Seconds instead of minutes, but long enough for predictions that are neither empty nor full.
-QUICK = (
-    "--scale tiny --workers 0 --set steps=20 --set model_channels=8 --set channel_mult=[1,2] "
-    "--set validate_every_steps=0 --set learning_rate=0.01 --set warmup_steps=0 --set ema_decay=0.5"
-).split()
+_SETTINGS = {
+    "steps": 20,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "validate_every_steps": 0,
+    "learning_rate": 0.01,
+    "warmup_steps": 0,
+    "ema_decay": 0.5,
+}
+QUICK = ["--scale", "tiny", "--workers", "0"]
+QUICK += [word for key, value in _SETTINGS.items() for word in ("--set", f"{key}={value}")]
 MAPS = ["--save-probabilities", "--save-uncertainty", "--save-members"]
 
 # A rotation by 20 degrees about z and 10 degrees about x: no axis of the image is parallel to the patient's.
@@ -63,12 +70,12 @@ def trained(workspace: Path, dataset: object, *words: object) -> Path:
 def write_volume(path: Path, array: np.ndarray, spacing_xyz=(1.0, 1.0, 2.0), direction=None, origin=(0.0, 0.0, 0.0)):
     """Write (z, y, x) voxels with SimpleITK, so that no writer of ours vouches for itself."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
+    image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(spacing_xyz)
     image.SetOrigin(origin)
     if direction is not None:
         image.SetDirection(np.asarray(direction).ravel().tolist())
-    sitk.WriteImage(image, str(path))
+    SimpleITK.WriteImage(image, str(path))
 
 
 def write_oblique_source(folder: Path, n: int, labelled: int, seed: int = 0) -> Path:
@@ -101,9 +108,11 @@ def images_only(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in tree(folder).items() if name.endswith((".nii.gz", ".png"))}
 
 
+def voxels_of(path: Path) -> np.ndarray:
+    """Return the voxels (z, y, x) of an image, read with SimpleITK."""
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
 def labels_of(folder: Path) -> dict[str, np.ndarray]:
     """Return the label maps of a folder of NIfTI files by case."""
-    return {
-        path.name.removesuffix(".nii.gz"): sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        for path in sorted(folder.glob("*.nii.gz"))
-    }
+    return {path.name.removesuffix(".nii.gz"): voxels_of(path) for path in sorted(folder.glob("*.nii.gz"))}

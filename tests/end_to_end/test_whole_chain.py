@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from msd_shell import MAPS, OBLIQUE, done, labels_of, trained, tree
+import SimpleITK
+from msd_shell import MAPS, OBLIQUE, done, labels_of, trained, tree, voxels_of
 
 pytestmark = pytest.mark.xdist_group("lab")
 
@@ -19,7 +19,7 @@ def predicted(lab, tmp_path_factory):
 
 
 def grid_of(path):
-    image = sitk.ReadImage(str(path))
+    image = SimpleITK.ReadImage(str(path))
     return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
 
 
@@ -44,7 +44,7 @@ def test_probabilities_sum_to_one_and_their_argmax_is_the_label_map(lab, predict
     for case, label in labels_of(predicted).items():
         names = ["background", "organ", "nodule"]
         paths = [predicted / "probabilities" / f"{case}_{name}.nii.gz" for name in names]
-        maps = np.stack([sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths])
+        maps = np.stack([voxels_of(path) for path in paths])
         assert abs(maps.sum(axis=0) - 1).max() < 1e-3
         # Exported maps of the classes are rounded one by one: near-ties may fall either way.
         assert (maps.argmax(axis=0) == label).mean() > 0.999
@@ -127,5 +127,6 @@ def test_no_verb_has_changed_an_input(lab, predicted):
     for path in copies:
         source = lab.source / "img" / f"{path.name.removesuffix('_0000.nii.gz')}.nii.gz"
         np.testing.assert_array_equal(
-            sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sitk.GetArrayFromImage(sitk.ReadImage(str(source)))
+            voxels_of(path),
+            SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(source))),
         )
