@@ -91,7 +91,9 @@ class Interrupted(MsdError):
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest known word, or all of them when none is near."""
     choices = sorted(known)
-    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
+    # A forgotten unit ("patch_size" for "patch_size_voxels") comes before a likely slip of the fingers ("batch_size").
+    longer = sorted((word for word in choices if word.startswith(f"{given}_")), key=len)
+    near = longer or difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(choices)}" if choices else "none is known"

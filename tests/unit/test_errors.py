@@ -44,6 +44,7 @@ def test_errors_cross_process_boundaries_whole(name):
     ("given", "known", "expected"),
     [
         ("stpes", ["steps", "seed"], "did you mean 'steps'?"),
+        ("patch_size", ["batch_size", "patch_size_voxels"], "did you mean 'patch_size_voxels'?"),
         ("zzz", ["steps", "seed"], "known: seed, steps"),
         ("zzz", [], "none is known"),
     ],
