@@ -1,1 +1,1 @@
-"""Toolbox of noise: the random streams that methods draw from."""
+"""Toolbox of diffusion: noise streams, noise schedules, the Gaussian process, timestep grids and samplers."""
