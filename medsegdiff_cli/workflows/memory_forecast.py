@@ -46,12 +46,13 @@ def _measure(
 
     def loss(method: Any) -> torch.Tensor:
         noise = NoiseSource([(0, index) for index in range(batch_size)])
-        return torch.stack(list(method.loss(_example_batch(task, patch_size, batch_size), stage, noise).values())).sum()
+        return torch.stack(list(method.loss(example_batch(task, patch_size, batch_size), stage, noise).values())).sum()
 
     return measure_step(build, loss, training=True, ema=True).total_bytes
 
 
-def _example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int) -> Batch:
+def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int) -> Batch:
+    """Return an all-zero batch of the task, for counting and timing."""
     shape = (batch_size, *patch_size)
     if task.classes_are_exclusive:
         label = torch.zeros(shape, dtype=torch.int64)
