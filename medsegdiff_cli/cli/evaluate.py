@@ -14,6 +14,7 @@ from medsegdiff_cli.cli.shell import (
     one_of,
     parse_pairs,
     print_json,
+    print_table,
     progress_bar,
     verb,
 )
@@ -116,8 +117,6 @@ def print_scores(scores: "Scores", json_output: bool, quiet: bool) -> None:
         return
     if quiet:
         return
-    from rich.console import Console
-
     from medsegdiff_cli.reporting.score_table import score_report
 
-    Console().print(score_report(scores))
+    print_table(score_report(scores))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from medsegdiff_cli.cli.shell import JsonOption, QuietOption, VerboseOption, print_json, verb
+from medsegdiff_cli.cli.shell import JsonOption, QuietOption, VerboseOption, print_json, print_table, verb
 
 
 @verb
@@ -46,10 +46,9 @@ def datasets(json_output: JsonOption = False, quiet: QuietOption = False, verbos
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)

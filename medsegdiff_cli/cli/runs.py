@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from medsegdiff_cli.cli.shell import JsonOption, QuietOption, VerboseOption, WorkspaceOption, print_json, say, verb
+from medsegdiff_cli.cli.shell import (
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    say,
+    verb,
+)
 
 
 @verb
@@ -40,7 +49,6 @@ def runs(
     if json_output:
         print_json({"schema_version": 1, "runs": rows})
         return
-    from rich.console import Console
     from rich.table import Column, Table
 
     # Names are what people copy: they are broken over lines, never cut.
@@ -49,4 +57,4 @@ def runs(
     for row in rows:
         dice = "" if row["dice"] is None else f"{row['dice']:.4f}"
         table.add_row(row["dataset"], row["run"], row["fold"], row["state"], row["steps"], dice, row["size"])
-    Console().print(table)
+    print_table(table)

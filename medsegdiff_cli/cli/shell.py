@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from medsegdiff_cli import log
 from medsegdiff_cli.errors import MsdError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDTH_IN_FILES = 160
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -115,6 +120,13 @@ def say(message: str, quiet: bool = False) -> None:
     """Print people's words to stderr."""
     if not quiet:
         typer.echo(message, err=True)
+
+
+def print_table(renderable: "RenderableType") -> None:
+    """Print a table on stdout; without a terminal it is as wide as it needs, so that nothing is cut in a log."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _WIDTH_IN_FILES).print(renderable)
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from medsegdiff_cli.planning.nnunet_rules import Cost
 from medsegdiff_cli.planning.overrides import PlanOverrides
 from medsegdiff_cli.planning.planner import make_plan, measured_cost
 from medsegdiff_cli.planning.resolve import fit_strides
-from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import explain_splits, splits_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.method_settings import known_to, transitions_of, with_scale
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.recipes import load_recipe, sections_of
 
@@ -106,8 +106,7 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
 
 def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int, scale: Scale) -> Cost:
     """Return the measured cost of the network that a method trains at the plan's default scale."""
-    settings = dict(sections_of(method, load_recipe(method), "recommended")["method"])
-    settings.update(scale_table(scale, n_dims).network_settings())
+    settings = with_scale(method, sections_of(method, load_recipe(method), "recommended")["method"], scale, n_dims)
     scheme = dataset.label_scheme()
     task = Task(
         n_dims=n_dims,
@@ -116,12 +115,12 @@ def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes:
         classes_are_exclusive=scheme.classes_are_exclusive,
         ignore=scheme.ignore_value is not None,
     )
-    transitions = len(settings["channel_mult"]) - 1
+    transitions = transitions_of(method, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def measure(patch: tuple[int, ...], batch: int, strides: tuple[tuple[int, ...], ...]) -> int:
-        fitted = fit_strides(strides, transitions, n_dims)
-        return measure_training(method, task, {**settings, "strides": fitted}, patch, batch, device)
+        fitted = known_to(method, {"strides": fit_strides(strides, transitions, n_dims)})
+        return measure_training(method, task, {**settings, **fitted}, patch, batch, device)
 
     return measured_cost(measure, memory_bytes)
 

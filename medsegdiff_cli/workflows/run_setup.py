@@ -30,6 +30,7 @@ from medsegdiff_cli.prediction.model import build_method, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
+from medsegdiff_cli.workflows.method_settings import known_to, transitions_of, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
@@ -145,8 +146,7 @@ def _with_scale(sections: Sections, method: str, plan: Plan, config: str, scale:
     n_dims = len(plan.configuration(config)[1].patch_size_voxels)
     table = scale_table(scale, n_dims)
     result = {name: dict(content) for name, content in sections.items()}
-    fields = find_method(method).load().Settings.model_fields
-    result["method"].update({key: value for key, value in table.network_settings().items() if key in fields})
+    result["method"] = with_scale(method, result["method"], scale, n_dims)
     if table.steps is not None:
         result["training"]["steps"] = table.steps
         # A batch size of the recipe is meant for its own length and network.
@@ -160,7 +160,7 @@ def _resolve(
     configuration = plan.configuration(config)[1]
     training = validate(TrainingSettings, sections["training"], "settings of 'training'")
     settings: dict[str, Any] = dict(sections["method"])
-    settings.setdefault("batch_dice", configuration.batch_dice)
+    settings = {**known_to(request.method, {"batch_dice": configuration.batch_dice}), **settings}
     task = task_of(plan, config)
     if task.n_dims not in find_method(request.method).n_dims:
         raise UsageError(
@@ -171,13 +171,18 @@ def _resolve(
         config,
         scale,
         measure=lambda size, batch, strides: measure_training(
-            request.method, task, {**settings, "strides": strides}, size, batch, request.device
+            request.method,
+            task,
+            {**settings, **known_to(request.method, {"strides": strides})},
+            size,
+            batch,
+            request.device,
         ),
         patch_size=training.patch_size_voxels,
         batch_size=training.batch_size,
-        n_transitions=len(settings["channel_mult"]) - 1,
+        n_transitions=transitions_of(request.method, settings),
     )
-    settings["strides"] = patch.strides
+    settings.update(known_to(request.method, {"strides": patch.strides}))
     recipe = ResolvedRecipe(
         method=request.method,
         preset=request.preset,

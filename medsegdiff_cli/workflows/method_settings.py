@@ -1,0 +1,27 @@
+"""Settings of a method that scale and plan fill in; a method takes only those that it has a field for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from medsegdiff_cli.artifacts.plan import Scale
+from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.planning.scales import scale_table
+
+
+def with_scale(method: str, settings: Mapping[str, Any], scale: Scale, n_dims: int) -> dict[str, Any]:
+    """Return the settings with the width and depth of a scale's table."""
+    return {**settings, **known_to(method, scale_table(scale, n_dims).network_settings())}
+
+
+def known_to(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the method has a setting for."""
+    fields = find_method(method).load().Settings.model_fields
+    return {name: value for name, value in values.items() if name in fields}
+
+
+def transitions_of(method: str, settings: Mapping[str, Any]) -> int:
+    """Return how many times the method's network changes resolution; 0 for one that keeps it."""
+    fields = find_method(method).load().Settings.model_fields
+    if "channel_mult" not in fields:
+        return 0
+    return len(settings.get("channel_mult", fields["channel_mult"].default)) - 1
