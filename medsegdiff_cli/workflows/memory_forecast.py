@@ -1,5 +1,6 @@
 """Memory of a training step, counted on the real network under fake tensors: no memory is used."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -29,16 +30,14 @@ def measure_training(
 ) -> int:
     """Return the bytes that one training step of a method needs: activations, weights, gradients, optimiser, EMA."""
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
-    frozen = tuple(sorted((key, _hashable(value)) for key, value in settings.items()))
-    return int(factor * _measure(method, task, frozen, tuple(patch_size), batch_size))
+    as_text = json.dumps(dict(settings), sort_keys=True)  # settings may be nested; a cache's key must be hashable
+    return int(factor * _measure(method, task, as_text, tuple(patch_size), batch_size))
 
 
 @lru_cache(maxsize=256)
-def _measure(
-    name: str, task: Task, frozen: tuple[tuple[str, Any], ...], patch_size: tuple[int, ...], batch_size: int
-) -> int:
+def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, ...], batch_size: int) -> int:
     method_class = find_method(name).load()
-    settings = validate(method_class.Settings, dict(frozen), f"settings of method '{name}'")
+    settings = validate(method_class.Settings, json.loads(settings_text), f"settings of method '{name}'")
     stage = method_class.stages[-1]
 
     def build() -> Method:
@@ -65,7 +64,3 @@ def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int) -> B
         case_ids=("",) * batch_size,
         positions=torch.arange(batch_size),
     )
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value
