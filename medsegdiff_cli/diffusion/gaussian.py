@@ -49,7 +49,8 @@ def q_posterior(
     next_step = step - 1 if t_next is None else t_next.cpu()
     assert bool(((next_step >= CLEAN) & (next_step < step)).all()), "a posterior step leads to a cleaner image"
     now, then = levels[step], levels[next_step]
-    alpha, beta = now / then, (then - now) / then  # Eq. 2's of a step from t_next to t
+    alpha = now / then  # of a step from t_next to t, as in Eq. 2
+    beta = 1 - alpha
     mean_of_x_0 = then.sqrt() * beta / (1 - now)
     mean_of_x_t = alpha.sqrt() * (1 - then) / (1 - now)
     mean = _per_item(mean_of_x_0, x_t) * x_0 + _per_item(mean_of_x_t, x_t) * x_t

@@ -117,7 +117,8 @@ class Ddpm(Sampler):
     def weights(self, t: int, t_next: int, schedule: Schedule, t_before: int | None) -> Weights:
         """Return mean and deviation of the posterior q(x_next | x_t, x_0)."""
         now, then = schedule.level(t), schedule.level(t_next)
-        alpha, beta = now / then, (then - now) / then
+        alpha = now / then
+        beta = 1 - alpha
         return Weights(
             x_t=math.sqrt(alpha) * (1 - then) / (1 - now),
             x_0=math.sqrt(then) * beta / (1 - now),
@@ -151,7 +152,7 @@ class Ddim(Sampler):
     def weights(self, t: int, t_next: int, schedule: Schedule, t_before: int | None) -> Weights:
         """Return the factors with ε = (x_t - √ᾱ_t x_0) / √(1 - ᾱ_t) put in."""
         now, then = schedule.level(t), schedule.level(t_next)
-        variance = self.eta**2 * (1 - then) / (1 - now) * (then - now) / then
+        variance = self.eta**2 * (1 - then) / (1 - now) * (1 - now / then)
         of_x_t = math.sqrt((1 - then - variance) / (1 - now))
         return Weights(x_t=of_x_t, x_0=math.sqrt(then) - of_x_t * math.sqrt(now), noise=math.sqrt(variance))
 

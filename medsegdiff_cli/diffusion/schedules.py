@@ -114,8 +114,7 @@ class Schedule:
     @cached_property
     def betas(self) -> Tensor:
         """Variance of the noise that one step adds."""
-        # The difference of neighbours is exact where they are within a factor of 2; 1 - alphas would round twice.
-        return (self.alphas_cumprod_previous - self.alphas_cumprod) / self.alphas_cumprod_previous
+        return 1 - self.alphas
 
     @cached_property
     def sqrt_alphas_cumprod(self) -> Tensor:
