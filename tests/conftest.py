@@ -1,6 +1,7 @@
 """What all tests share: one thread, no network, a clean environment, and dataset folders of seeded phantoms."""
 
 import json
+import locale
 import logging
 import os
 import socket
@@ -33,6 +34,14 @@ def _fresh_log() -> Iterator[None]:
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
     logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture(autouse=True)
+def _same_locale() -> Iterator[None]:
+    """SimpleITK's DICOM code sets the process's locale and, run in several threads at once, leaves it at "C"."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 @pytest.fixture(autouse=True)

@@ -135,6 +135,9 @@ def forbidden_things(source: str) -> list[str]:
             found.append(f"{line} extractall")
         elif isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_CALLS:
             found.append(f"{line} {ast.unparse(node)}")
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "read_text" and not (node.args or node.keywords):
+            # SimpleITK's DICOM code can leave the process in the "C" locale: then the default is ASCII.
+            found.append(f"{line} read_text without encoding")
         elif isinstance(node, ast.Name) and node.id in {"eval", "exec", "NotImplementedError"}:
             found.append(f"{line} {node.id}")
         elif isinstance(node, ast.keyword) and node.arg in {"shell", "allow_pickle"}:
@@ -239,6 +242,7 @@ def test_no_product_file_holds_anything_forbidden() -> None:
         "run(words, shell=True)",
         "np.load(path, allow_pickle=flag)",
         "raise NotImplementedError",
+        "path.read_text()",
         "try:\n    f()\nexcept:\n    pass",
         "x = 1  # TO" + "DO later",
     ],

@@ -64,7 +64,7 @@ def _cgroup_limits(root: Path) -> list[int]:
     for folder in _cgroup_folders(root):
         for name in _CGROUP_FILES:
             try:
-                text = (folder / name).read_text().strip()
+                text = (folder / name).read_text(encoding="utf-8").strip()
             except OSError:
                 continue
             if text.isdigit() and int(text) > 0:
@@ -75,7 +75,7 @@ def _cgroup_limits(root: Path) -> list[int]:
 def _cgroup_folders(root: Path) -> list[Path]:
     folders = [root, root / "memory"]
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return folders
     for line in lines:

@@ -8,7 +8,7 @@ from pathlib import Path
 from medsegdiff_cli.artifacts.dataset_folder import images_by_case
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.reading import IMAGE_ENDINGS, ending_of
-from medsegdiff_cli.paths import DATASET_JSON
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -50,7 +50,7 @@ def find_inputs(source: Path, n_channels: int, file_ending: str) -> Inputs:
     if source.is_dir():
         found = _from_folder(source, n_channels, file_ending)
     elif source.is_file() and source.suffix == ".txt":
-        listed = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
+        listed = [Path(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
         missing = [path for path in listed if not path.exists()]
         if missing:
             raise InputDataError(f"{len(missing)} listed files don't exist, first: {missing[0]}", where=str(source))
@@ -83,17 +83,25 @@ def _from_folder(folder: Path, n_channels: int, file_ending: str) -> Inputs:
 
 
 def _from_files(files: Sequence[Path], n_channels: int) -> Inputs:
-    by_channel: dict[str, list[Path]] = {}
+    by_case: dict[str, list[tuple[str, Path]]] = {}
     for path in files:
         stem = path.name if path.is_dir() else path.name[: -len(ending_of(path))] if ending_of(path) else path.name
         match = _CHANNEL.fullmatch(stem)
-        by_channel.setdefault(match["case"] if match else stem, []).append(path)
+        case, channel = (match["case"], match["channel"]) if match else (stem, "")
+        by_case.setdefault(case, []).append((channel, path))
     cases, skipped = [], []
-    for case, paths in sorted(by_channel.items()):
-        if len(paths) not in (1, n_channels):
-            skipped += [(path, f"case '{case}' has {len(paths)} of {n_channels} channels") for path in paths]
-            continue
-        cases.append(InputCase(case=case, images=tuple(sorted(paths))))
+    complete = [f"{channel:04d}" for channel in range(n_channels)]
+    for case, found in sorted(by_case.items()):
+        paths = [path for _, path in sorted(found)]
+        reason = None
+        if f"{case}.json" in (PREDICTION_JSON, SUMMARY_JSON):
+            reason = f"'{case}.json' is a file of OUTPUT itself; rename the image"
+        elif len(paths) > 1 and sorted(channel for channel, _ in found) != complete:
+            reason = f"case '{case}' has {len(paths)} files, which are not its {n_channels} channels"
+        if reason is None:
+            cases.append(InputCase(case=case, images=tuple(paths)))
+        else:
+            skipped += [(path, reason) for path in paths]
     return Inputs(cases=tuple(cases), skipped=tuple(skipped))
 
 

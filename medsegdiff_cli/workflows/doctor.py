@@ -171,7 +171,7 @@ def _memory() -> dict[str, Any]:
 def _available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """Return the memory that can be had without swapping, None where the system does not tell."""
     try:
-        lines = meminfo.read_text().splitlines()
+        lines = meminfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     numbers = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]

@@ -136,7 +136,7 @@ def read_case_list(path: Path | None) -> tuple[str, ...]:
     """
     if path is None:
         return ()
-    lines = path.read_text().split() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split() if path.is_file() else []
     if not lines:
         raise UsageError(f"'{path}' is missing or names no case", where="--cases", fix="write one case a line")
     return tuple(lines)
