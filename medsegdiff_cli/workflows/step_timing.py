@@ -12,9 +12,9 @@ from medsegdiff_cli.inference.volume import autocast
 from medsegdiff_cli.methods.base import Method, Sampling, Stage, enter_stage
 from medsegdiff_cli.workflows.memory_forecast import example_batch
 
-# A whole step is timed when it fits into this; else a smaller patch is timed and its time scaled by the voxels.
-BUDGET_S = 4.0
-_SMALL_SHARE = 0.25
+# A whole step is timed when it fits into this; else the largest patch that does is, and its time scaled by the voxels.
+BUDGET_S = 6.0
+_SHARES = (0.25, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
@@ -72,35 +72,42 @@ def _measure(
     batch_size: int,
     device: torch.device,
 ) -> Timing:
-    """Time a small patch first, which tells whether the whole batch can be timed."""
+    """Time ever larger patches, up to the whole batch where the budget allows; small ones cost more per voxel."""
     whole = tuple(patch_size)
-    # Two voxels an axis stay at the deepest level: normalisation of a single one is no normalisation.
-    small = tuple(
-        min(edge, divisor * max(2, round(edge * _SMALL_SHARE / divisor)))
-        for edge, divisor in zip(whole, method.divisor, strict=True)
-    )
-    run(small, 1)  # the first call also builds kernels and caches
-    small_s = _seconds(run, small, 1, device)
-    scaled_s = small_s * batch_size * math.prod(whole) / math.prod(small)
-    if scaled_s > BUDGET_S / 2:
-        words = " x ".join(map(str, small))
-        return Timing(scaled_s, f"scaled from a patch of {words} voxels measured on this machine")
-    run(whole, batch_size)
-    return Timing(_seconds(run, whole, batch_size, device), "measured on this machine")
+    rungs = [(_part(whole, share, method.divisor), 1) for share in _SHARES]
+    rungs = [*dict.fromkeys([*rungs, (whole, 1), (whole, batch_size)])]
+    run(*rungs[0])  # the first call also builds kernels and caches
+    started = time.perf_counter()
+    for index, (patch, batch) in enumerate(rungs):
+        seconds = _seconds(run, patch, batch, device)
+        if (patch, batch) == rungs[-1]:
+            break
+        larger, more = rungs[index + 1]
+        expected_s = seconds * more * math.prod(larger) / (batch * math.prod(patch))
+        if time.perf_counter() - started + expected_s > BUDGET_S:
+            scaled_s = seconds * batch_size * math.prod(whole) / (batch * math.prod(patch))
+            words = " x ".join(map(str, patch))
+            return Timing(scaled_s, f"scaled from a patch of {words} voxels measured on this machine")
+    return Timing(seconds, "measured on this machine")
+
+
+def _part(whole: tuple[int, ...], share: float, divisor: Sequence[int]) -> tuple[int, ...]:
+    """Return a patch with about this share of each edge.
+
+    Two voxels an axis stay at the deepest level: normalisation of a single one is no normalisation.
+    """
+    edges = zip(whole, divisor, strict=True)
+    return tuple(min(edge, step * max(2, round(edge * share / step))) for edge, step in edges)
 
 
 def _seconds(
     run: Callable[[tuple[int, ...], int], None], patch: tuple[int, ...], batch: int, device: torch.device
 ) -> float:
-    """Return the time of the faster of two runs."""
-    times = []
-    for _ in range(2):
-        _wait(device)
-        started = time.perf_counter()
-        run(patch, batch)
-        _wait(device)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    _wait(device)
+    started = time.perf_counter()
+    run(patch, batch)
+    _wait(device)
+    return time.perf_counter() - started
 
 
 def _wait(device: torch.device) -> None:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from conftest import TINY_DEMO
 
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.imaging.reading import read_image
@@ -30,22 +29,22 @@ def test_test_cases_are_scored_and_drawn(tiny_demo):
     assert content["picture"] == str(report.folder / "overlay.png")
 
 
-def test_the_same_call_again_keeps_the_training_and_gives_the_same_scores(tiny_demo):
+def test_the_same_call_again_keeps_the_training_and_gives_the_same_scores(tiny_demo, tiny_settings):
     report, _ = tiny_demo
     runs = sorted((report.folder / "workspace" / "results").rglob("*.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in runs}
-    again = run_demo(report.folder, seed=1, say=lambda _: None, settings=TINY_DEMO)
+    again = run_demo(report.folder, seed=1, say=lambda _: None, settings=tiny_settings)
     assert again.scores.cases == report.scores.cases
     assert runs
     assert {path: path.stat().st_mtime_ns for path in runs} == before
 
 
-def test_folders_of_others_are_left_alone(tmp_path, tiny_demo):
+def test_folders_of_others_are_left_alone(tmp_path, tiny_demo, tiny_settings):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UsageError, match="not empty"):
         run_demo(tmp_path)
     with pytest.raises(UsageError, match="another seed"):
-        run_demo(tiny_demo[0].folder, seed=2, settings=TINY_DEMO)
+        run_demo(tiny_demo[0].folder, seed=2, settings=tiny_settings)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
