@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, UsageError
+from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, ResourceError, UsageError
 from medsegdiff_cli.prediction.case_steps import PredictionJob, compute_case, read_case, write_predicted_case
 from medsegdiff_cli.prediction.inputs import InputCase
 
@@ -33,6 +33,7 @@ def predict_cases(
 
     Raises:
         UsageError: a case exists under other settings and `overwrite` is not set.
+        ResourceError: the disk is full or the like; every further case would fail as well.
         PartialFailure: some cases failed. InputDataError: all did.
     """
     report = PredictionReport()
@@ -40,7 +41,7 @@ def predict_cases(
         try:
             name = outcome.result()
             getattr(report, name).append(case.case)
-        except UsageError:
+        except (UsageError, ResourceError):
             raise
         except MsdError as error:
             name = "failed"

@@ -1,0 +1,48 @@
+"""Flags of a predicted case: each appears for its reason and not without it."""
+
+import numpy as np
+import pytest
+
+from medsegdiff_cli.artifacts.plan import ChannelPlan
+from medsegdiff_cli.prediction.flags import flags_of
+
+CHANNEL = ChannelPlan(name="MR", normalisation="zscore", training_range=(0.0, 100.0))
+USUAL = np.linspace(0, 100, 1000).reshape(1, 10, 100)
+
+
+def flags(image=USUAL, voxels=(5,), agreement=None, channel=CHANNEL):
+    named = {f"class{index}": count for index, count in enumerate(voxels)}
+    return flags_of(image, [channel], named, agreement)
+
+
+def test_a_usual_case_has_no_flag():
+    assert flags() == ()
+    assert flags(agreement=0.9) == ()
+
+
+def test_an_empty_prediction_is_flagged_only_when_all_classes_are_empty():
+    assert flags(voxels=(0, 0)) == ("empty prediction",)
+    assert flags(voxels=(0, 1)) == ()
+
+
+@pytest.mark.parametrize(("outside", "is_flagged"), [(10, False), (11, True)])
+def test_more_than_one_percent_outside_of_the_training_range_is_flagged(outside, is_flagged):
+    image = USUAL.copy()
+    image.reshape(-1)[:outside] = 101  # of 1000 voxels
+    assert bool(flags(image)) is is_flagged
+    assert not is_flagged or "0 to 100" in flags(image)[0]
+
+
+def test_a_plan_without_a_range_flags_none():
+    assert flags(USUAL * 1000, channel=CHANNEL.model_copy(update={"training_range": None})) == ()
+
+
+def test_a_constant_channel_is_flagged_by_name():
+    (flag,) = flags(np.full((1, 4, 4), 7.0))
+    assert "'MR' is constant (7)" in flag
+
+
+def test_members_that_disagree_are_flagged():
+    (flag,) = flags(agreement=0.5)
+    assert "low agreement" in flag
+    assert "0.50" in flag
