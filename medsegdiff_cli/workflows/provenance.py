@@ -1,6 +1,7 @@
 """Provenance: what is recorded with every run, prediction and score."""
 
 import platform
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from medsegdiff_cli import __version__
 
 
 def command_line() -> str:
-    """Return the command that is running, without the program's folder."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command that is running, as one would type it again."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["msd" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
