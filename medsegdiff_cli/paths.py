@@ -23,7 +23,6 @@ SUMMARY_JSON = "summary.json"
 SCORES_CSV = "scores.csv"
 VOLUMES_CSV = "volumes.csv"
 PREDICTION_JSON = "prediction.json"
-LOCK = ".msd.lock"
 
 _DATASET_FOLDER = re.compile(r"Dataset(\d{3,})_(.+)")
 

@@ -72,9 +72,13 @@ def _cut(volume: np.ndarray, label: np.ndarray | None, spacing_mm: tuple[float, 
 
 
 def _slice_with_most_label(label: np.ndarray, axis: int) -> int:
-    others = tuple(a for a in range(3) if a != axis)
-    filled = np.count_nonzero(label, axis=others)
-    return int(filled.argmax()) if filled.any() else label.shape[axis] // 2
+    """Return the slice that shows most: the square root lets a small class count beside a large one."""
+    others = tuple(other for other in range(label.ndim) if other != axis)
+    shown: np.ndarray = np.zeros(label.shape[axis])
+    for value in np.unique(label):
+        if value != 0:
+            shown += np.sqrt((label == value).sum(axis=others))
+    return int(np.argmax(shown)) if shown.any() else label.shape[axis] // 2
 
 
 def _to_lps(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[float, ...]]:
