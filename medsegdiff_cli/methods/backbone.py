@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.networks.adm_unet import ADMSettings, ADMUNet
 
 
@@ -43,13 +44,10 @@ def build_backbone(
 
     Args:
         use_time: whether the network is told a timestep.
+
+    Raises:
+        UsageError: settings that contradict each other, such as attention on a level that does not exist.
     """
-    return ADMUNet(
-        ADMSettings(
-            n_dims=n_dims,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            use_time=use_time,
-            **settings.model_dump(include=set(BackboneSettings.model_fields) - {"network"}),
-        )
-    )
+    shared = settings.model_dump(include=set(BackboneSettings.model_fields) - {"network"})
+    sizes = {"n_dims": n_dims, "in_channels": in_channels, "out_channels": out_channels, "use_time": use_time}
+    return ADMUNet(validate(ADMSettings, {**shared, **sizes}, "settings of the network"))

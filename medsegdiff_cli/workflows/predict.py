@@ -91,6 +91,8 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
     if request.output.exists() and request.source.exists() and _is_inside(request.source, request.output):
         raise UsageError("OUTPUT is the folder of the input images", where=str(request.output), fix="name another")
+    if request.masks is not None and not request.masks.is_dir():
+        raise UsageError(f"'{request.masks}' is no folder", where="--masks", fix="give the folder that holds the masks")
     job = PredictionJob(
         models=models,
         output=request.output,

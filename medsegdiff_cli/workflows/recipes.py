@@ -20,6 +20,7 @@ from medsegdiff_cli.errors import UsageError, did_you_mean
 from medsegdiff_cli.methods.registry import find_method
 
 _PACKAGE = "medsegdiff_cli.plans"
+_FROM_THE_PLAN = ("strides",)
 Sections = dict[str, dict[str, Any]]
 
 
@@ -70,11 +71,21 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
     result = {name: dict(content) for name, content in sections.items()}
     for key, text in overrides.items():
         section, name = _locate(key, known)
-        result[section][name] = yaml.safe_load(text)
+        if name in _FROM_THE_PLAN:
+            raise UsageError(f"'{name}' follows from the plan", where="--set", fix=f"edit `{name}` in the plan")
+        result[section][name] = _value_of(key, text)
     for section, model in known.items():
         if section != "method":
             validate(model, result[section], f"settings of '{section}'")
     return result
+
+
+def _value_of(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        fix = f"write it as in YAML, for example --set {key}=0.1 or --set '{key}=[1, 2]'"
+        raise UsageError(f"'{text}' is no value for '{key}'", where="--set", fix=fix) from None
 
 
 def known_settings(method: str) -> dict[str, type[BaseModel]]:

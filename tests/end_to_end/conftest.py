@@ -1,19 +1,19 @@
 """Fixtures of the end-to-end tests: one trained run serves many of them."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from msd_shell import done, trained, write_oblique_source
 
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.workflows import plan, run_setup
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_machine():
-    """One thread, no pictures of progress, and a rough count of memory instead of the measured one (tested apart)."""
+@contextmanager
+def quick_training():
+    """Train without pictures of progress, and with a rough count of memory for the measured one (tested apart)."""
 
     def rough_bytes(method, task, settings, patch_size, batch_size, device):
         voxels = batch_size
@@ -21,14 +21,18 @@ def quick_machine():
             voxels *= edge
         return 20_000_000 + 2_000 * voxels
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "measure_training", rough_bytes)
         patch.setattr(run_setup, "measure_training", rough_bytes)
         patch.setattr(Journal, "draw", lambda self: None)
         yield
-    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_machine():
+    """Undone after each module: tests of other folders follow in the same process."""
+    with quick_training():
+        yield
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def lab(tmp_path_factory) -> Lab:
     flags = "--dataset 1 --name Phantom --images img/* --labels lab/* --label-map 1:organ --label-map 2:nodule"
     more = "--test-count 2 --workers 0"
     done("convert", "folder", source, *flags.split(), *more.split(), "--workspace", workspace)
-    done("plan", 1, "--workspace", workspace, "--scale", "tiny", "--workers", 0)
-    run = trained(workspace, 1, "--config", "3d")
+    with quick_training():
+        done("plan", 1, "--workspace", workspace, "--scale", "tiny", "--workers", 0)
+        run = trained(workspace, 1, "--config", "3d")
     dataset = workspace / "raw" / "Dataset001_Phantom"
     return Lab(workspace, source, dataset, run, dataset / "imagesTs")
