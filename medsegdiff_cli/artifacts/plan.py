@@ -148,6 +148,15 @@ def read_plan(path: Path) -> Plan:
     return validate(Plan, read_yaml(path), str(path))
 
 
+def stored_digest(path: Path) -> str:
+    """Return the digest of a plan or recipe as it stands in the file: equal to `digest()` when it was written.
+
+    Settings that later versions add do not change it, a person's edits do.
+    """
+    content = read_yaml(path)
+    return atomic.digest_of_content({key: content[key] for key in content if key != "explanation"})
+
+
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan atomically; the explanation comes last, one sentence a line."""
     content = plan.model_dump(mode="json", exclude={"explanation"})

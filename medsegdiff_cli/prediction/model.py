@@ -9,7 +9,7 @@ import torch
 
 from medsegdiff_cli.artifacts.checkpoint import checkpoint_exists, read_checkpoint
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.artifacts.plan import Configuration, Plan, read_plan
+from medsegdiff_cli.artifacts.plan import Configuration, Plan, read_plan, stored_digest
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run
 from medsegdiff_cli.artifacts.task import Task
@@ -100,7 +100,7 @@ def _load(folder: Path, wanted: CheckpointName | None, device: torch.device) -> 
     run = read_run(folder)
     recipe = read_resolved_recipe(folder / RUN_RECIPE)
     plan = read_plan(folder / RUN_PLAN)
-    if plan.digest() != run.plan_digest or recipe.digest() != run.recipe_digest:
+    if stored_digest(folder / RUN_PLAN) != run.plan_digest or stored_digest(folder / RUN_RECIPE) != run.recipe_digest:
         raise IntegrityError(
             "plan.yaml or recipe.yaml was changed after training", where=str(folder), fix="restore the files"
         )
