@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import StrictModel, read_yaml, validate
@@ -54,14 +54,21 @@ class Configuration(StrictModel):
         store_dtype: dtype of the preprocessed images.
     """
 
-    spacing_mm: tuple[float | None, ...] | None = None
-    size_voxels: tuple[int, ...] | None = None
-    median_shape_voxels: tuple[int, ...]
-    patch_size_voxels: tuple[int, ...]
-    batch_size: int = Field(ge=1)
-    strides: tuple[tuple[int, ...], ...]
+    spacing_mm: tuple[PositiveFloat | None, ...] | None = None
+    size_voxels: tuple[PositiveInt, ...] | None = None
+    median_shape_voxels: tuple[PositiveInt, ...]
+    patch_size_voxels: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
+    batch_size: PositiveInt
+    strides: tuple[tuple[PositiveInt, ...], ...]
     batch_dice: bool
     store_dtype: Literal["float16", "float32"] = "float32"
+
+    @model_validator(mode="after")
+    def _has_one_number_per_axis(self) -> "Configuration":
+        axes = len(self.patch_size_voxels)
+        if any(len(stride) != axes for stride in self.strides):
+            raise ValueError(f"strides {self.strides} need {axes} numbers each, as the patch")
+        return self
 
 
 class Plan(StrictModel):

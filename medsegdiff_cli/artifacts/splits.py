@@ -29,7 +29,7 @@ class Splits(StrictModel):
         if name == "all":
             everything = sorted({case for fold in self.folds for case in (*fold.train, *fold.val)})
             return Fold(train=tuple(everything), val=())
-        if name.isdigit() and int(name) < len(self.folds):
+        if name.isascii() and name.isdigit() and int(name) < len(self.folds):
             return self.folds[int(name)]
         raise UsageError(f"no fold '{name}'", where="--fold", fix=f"choose 0 to {len(self.folds) - 1}, or all")
 
