@@ -234,7 +234,7 @@ def _neighbours(
     """
     # Nearest works in float32 whatever the type of the features.
     kind = torch.float32 if mode == "nearest" else dtype
-    scale = torch.tensor(n_in / n_out, dtype=kind, device=index.device)
+    scale = n_in / n_out  # Rounded to `kind` when it multiplies.
     if mode == "nearest":
         lower = (index.to(kind) * scale).floor().long().clamp(max=n_in - 1)
         return lower, lower, torch.zeros_like(lower, dtype=dtype)
