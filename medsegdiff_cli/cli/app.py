@@ -1,6 +1,11 @@
 """The `msd` application: every verb, in the order of the pipeline."""
 
+import sys
+from collections.abc import Sequence
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from medsegdiff_cli.cli import (
     check,
@@ -15,11 +20,29 @@ from medsegdiff_cli.cli import (
     preprocess,
     preview,
     runs,
+    shell,
     train,
 )
 
+
+class _Shell(TyperGroup):
+    """The group of all verbs; with `--json` a wrong command line leaves its one object on stdout, too."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **settings: Any) -> Any:
+        try:
+            return super().main(args, *others, **settings)
+        except SystemExit as stop:
+            # Typer says what is wrong on stderr and exits before a verb, and thereby its `--json`, is known.
+            describe = getattr(stop.__context__, "format_message", None)
+            if describe is not None and "--json" in (sys.argv[1:] if args is None else args):
+                error = {"what": describe(), "where": "command line", "fix": "see --help"}
+                shell.print_json({"schema_version": 1, "exit_code": stop.code, "error": error})
+            raise
+
+
 app = typer.Typer(
     name="msd",
+    cls=_Shell,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
