@@ -120,6 +120,7 @@ def _by_spacing(
     ]
     if transpose != tuple(range(len(transpose))):
         sentences.append(f"Axes are reordered to {transpose}, so that the coarsest comes first.")
+    sentences += _crop_in_words(overrides.centre_crop)
     return Grid(
         geometry="spacing",
         crop=crop,
@@ -159,6 +160,7 @@ def _by_size(
         sentences=(
             f"Every image is resized to {_times(size)} voxels ({reason}), {why}; "
             "predictions return to each image's own grid.",
+            *_crop_in_words(overrides.centre_crop),
         ),
     )
 
@@ -185,6 +187,12 @@ def _after_crop(shape: Sequence[float], centre_crop: tuple[int, ...] | None) -> 
     if centre_crop is None:
         return tuple(shape)
     return (*shape[: len(shape) - len(centre_crop)], *centre_crop)
+
+
+def _crop_in_words(centre_crop: tuple[int, ...] | None) -> list[str]:
+    if centre_crop is None:
+        return []
+    return [f"Only the central {_times(centre_crop)} voxels are used; predictions are background outside of them."]
 
 
 def _median_slices(

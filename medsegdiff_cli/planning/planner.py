@@ -173,8 +173,11 @@ def _like(like: Plan, fingerprint: Fingerprint, overrides: PlanOverrides, common
     reasons = [f"Geometry, patches and normalisation are those of {like.dataset} ({like.plans_name})."]
     same_channels = len(like.channels) == len(fingerprint.channel_names) and overrides.normalisation is None
     if same_channels:
-        renamed = zip(like.channels, fingerprint.channel_names, strict=True)
-        channels = tuple(channel.model_copy(update={"name": name}) for channel, name in renamed)
+        own = zip(like.channels, fingerprint.channel_names, fingerprint.whole_intensity, strict=True)
+        channels = tuple(
+            channel.model_copy(update={"name": name, "training_range": (whole.min, whole.max)})
+            for channel, name, whole in own
+        )
     else:
         channels, channel_reasons = plan_channels(fingerprint, overrides)
         reasons += ["The channels are normalised for this dataset, since they differ.", *channel_reasons]

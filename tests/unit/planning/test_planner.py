@@ -213,6 +213,7 @@ def test_a_centre_crop_becomes_the_median_shape() -> None:
     plan = _plan(_volumes(shape=(100, 200, 200)), centre_crop=(32, 64, 64))
     assert plan.configurations["3d"].median_shape_voxels == (32, 64, 64)
     assert plan.configurations["3d"].patch_size_voxels == (32, 64, 64)
+    assert "Only the central 32 x 64 x 64 voxels are used" in _said(plan)
 
 
 def test_ct_takes_the_foregrounds_numbers_and_without_labels_the_whole_images() -> None:
@@ -270,10 +271,13 @@ def test_photographs_are_mirrored_sideways_only() -> None:
 def test_like_takes_over_geometry_and_normalisation_of_another_run() -> None:
     source = _plan(_volumes().model_copy(update={"channel_names": ("CT",)}))
     other = _fingerprint([_case("n", (80, 90, 90), (2, 2, 2))], dataset="Dataset002_Other", channel_names=("CT",))
-    plan = _plan(other, like=source)
+    darker = STATISTICS.model_copy(update={"min": -5, "max": 5})
+    plan = _plan(other.model_copy(update={"whole_intensity": (darker,)}), like=source)
     assert plan.dataset == "Dataset002_Other"
     assert source.configurations == plan.configurations
-    assert source.channels == plan.channels
+    assert source.channels[0].statistics == plan.channels[0].statistics
+    # Predictions are flagged by the images that the new run is trained on.
+    assert plan.channels[0].training_range == (-5, 5)
     with pytest.raises(UsageError, match="cannot be given with --like"):
         _plan(other, like=source, target_spacing_mm=(1, 1, 1))
     with pytest.raises(UsageError, match="have 3 axes, these have 2"):
