@@ -19,10 +19,13 @@ PROGRESS_PNG = "progress.png"
 TRAINING_LOG = "training.log"
 CHECKPOINTS = "checkpoints"
 VALIDATION = "validation"
+CROSS_VALIDATION = "crossval"
+FOLD_PREFIX = "fold_"
 SUMMARY_JSON = "summary.json"
 SCORES_CSV = "scores.csv"
 VOLUMES_CSV = "volumes.csv"
 PREDICTION_JSON = "prediction.json"
+PREVIEW_PNG = "preview.png"
 
 _DATASET_FOLDER = re.compile(r"Dataset(\d{3,})_(.+)")
 

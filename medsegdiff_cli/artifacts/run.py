@@ -9,7 +9,7 @@ from pydantic import Field
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import StrictModel, read_json, validate
 from medsegdiff_cli.errors import IntegrityError, UsageError
-from medsegdiff_cli.paths import RUN_JSON
+from medsegdiff_cli.paths import FOLD_PREFIX, RUN_JSON
 
 
 class StageRecord(StrictModel):
@@ -93,7 +93,8 @@ def find_folds(model: Path, wanted: Sequence[str] = ()) -> list[Path]:
     """
     if (model / RUN_JSON).is_file():
         return [model]
-    found = {path.parent.name.removeprefix("fold_"): path.parent for path in sorted(model.glob(f"fold_*/{RUN_JSON}"))}
+    folders = [path.parent for path in sorted(model.glob(f"{FOLD_PREFIX}*/{RUN_JSON}"))]
+    found = {folder.name.removeprefix(FOLD_PREFIX): folder for folder in folders}
     if not found:
         raise UsageError(
             f"'{model}' is no trained model", fix="give a run folder (…/METHOD__CONFIG) or one of its fold_K folders"

@@ -1,11 +1,12 @@
 """`msd evaluate`: predictions against references of any layout."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, Part, open_dataset
 from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, read_prediction_info
 from medsegdiff_cli.artifacts.scores import Scores, read_scores, write_scores
 from medsegdiff_cli.errors import InputDataError, PartialFailure, UsageError
@@ -14,9 +15,22 @@ from medsegdiff_cli.evaluation.evaluate import evaluate_folder
 from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings
 from medsegdiff_cli.evaluation.summary import merge_scores
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of
-from medsegdiff_cli.paths import DATASET_JSON, VALIDATION, Workspace, find_dataset
+from medsegdiff_cli.paths import (
+    CROSS_VALIDATION,
+    DATASET_JSON,
+    FOLD_PREFIX,
+    SUMMARY_JSON,
+    VALIDATION,
+    Workspace,
+    find_dataset,
+)
 from medsegdiff_cli.workflows.convert import case_name, mask_files
 from medsegdiff_cli.workflows.plan_grid import find_plan, on_plan_grid
+
+# The test part comes first: predictions of it are what is published.
+_PARTS: tuple[Part, ...] = ("Ts", "Tr")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +93,7 @@ def evaluate_predictions(
         raise PartialFailure(
             f"{len(scores.failures)} of {len(pairs)} cases could not be scored: {', '.join(list(scores.failures)[:5])}",
             where=str(request.predictions),
-            fix="see `failures` in summary.json",
+            fix=f"see `failures` in {SUMMARY_JSON}",
         )
     demand(scores, request.demands)
     return scores
@@ -113,11 +127,11 @@ def evaluate_folds(run: Path, demands: Sequence[str] = ()) -> Scores:
     Raises:
         UsageError: no fold has been validated. BelowDemandedScore: a demand is not met.
     """
-    folders = sorted(path.parent for path in run.glob(f"fold_*/{VALIDATION}/summary.json"))
+    folders = sorted(path.parent for path in run.glob(f"{FOLD_PREFIX}*/{VALIDATION}/{SUMMARY_JSON}"))
     if not folders:
         raise UsageError(f"'{run}' has no validated fold", where="--cv", fix="give the run's folder (…/METHOD__CONFIG)")
     merged = merge_scores([read_scores(folder) for folder in folders], {"folds": [f.parent.name for f in folders]})
-    write_scores(run / "crossval", merged)
+    write_scores(run / CROSS_VALIDATION, merged)
     demand(merged, demands)
     return merged
 
@@ -153,7 +167,9 @@ def find_pairs(request: EvaluateRequest, info: PredictionInfo) -> list[ScorePair
     if folder is not None:
         references, details = _dataset_references(folder, request.observer, predicted)
     else:
-        references, details = _tree_references(request), {}
+        references, details = _of_known_cases(
+            _tree_references(request), info, predicted, all_of_them=bool(request.cases)
+        )
     wanted = request.cases or sorted(references)
     missing = [case for case in request.cases if case not in references]
     if missing or not wanted:
@@ -216,8 +232,8 @@ def _dataset_references(
     """Return the dataset's labels: of the test part when predictions of it are there, else of the training part."""
     references: dict[str, Path] = {}
     details: dict[str, tuple[str | None, str | None]] = {}
-    for part in ("Ts", "Tr"):
-        cases = folder.cases(part)  # type: ignore[arg-type]
+    for part in _PARTS:
+        cases = folder.cases(part)
         if not any(case.case in predicted for case in cases):
             continue
         for case in cases:
@@ -227,8 +243,34 @@ def _dataset_references(
             # A training set is rarely predicted as a whole; only its test part is expected to be complete.
             if path is not None and path.is_file() and (part == "Ts" or case.case in predicted):
                 references[case.case] = path
-                details[case.case] = (case.group if case.group != case.case else None, case.domain or None)
+                details[case.case] = _group_and_domain(case)
     return references, details
+
+
+def _of_known_cases(
+    references: dict[str, Path], info: PredictionInfo, predicted: Mapping[str, Path], *, all_of_them: bool
+) -> tuple[dict[str, Path], dict[str, tuple[str | None, str | None]]]:
+    """Return the references, and groups and domains from the dataset that the predicting model was trained on.
+
+    A vendor's tree holds training cases as well; without a prediction they are left out, as for a dataset folder.
+    """
+    path = Path(info.dataset_path)
+    if not (path / DATASET_JSON).is_file():
+        return references, {}
+    folder = open_dataset(path)
+    parts = {case.case: (part, case) for part in get_args(Part) for case in folder.cases(part)}
+    kept = {
+        name: file
+        for name, file in references.items()
+        if all_of_them or name in predicted or name not in parts or parts[name][0] == "Ts"
+    }
+    if len(kept) < len(references):
+        log.warning("%d references of training cases have no prediction: not scored", len(references) - len(kept))
+    return kept, {name: _group_and_domain(case) for name, (_, case) in parts.items()}
+
+
+def _group_and_domain(case: CaseFiles) -> tuple[str | None, str | None]:
+    return case.group if case.group != case.case else None, case.domain or None
 
 
 def _tree_references(request: EvaluateRequest) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medsegdiff_cli.errors import UsageError, did_you_mean
-from medsegdiff_cli.paths import RUN_JSON, Workspace, find_dataset
+from medsegdiff_cli.paths import FOLD_PREFIX, RUN_JSON, Workspace, find_dataset
 
 
 def find_models(
@@ -20,10 +20,10 @@ def find_models(
 
 def _find_model(reference: str, workspace: Workspace, dataset: str | None, config: str | None) -> Path:
     path = Path(reference).expanduser()
-    if path.is_dir() and ((path / RUN_JSON).is_file() or any(path.glob(f"fold_*/{RUN_JSON}"))):
+    if path.is_dir() and ((path / RUN_JSON).is_file() or any(path.glob(f"{FOLD_PREFIX}*/{RUN_JSON}"))):
         return path.resolve()
-    within = workspace.results / (find_dataset(dataset, workspace).name if dataset else "*")
-    runs = sorted(run for parent in workspace.results.glob(within.name) for run in parent.iterdir() if run.is_dir())
+    within = find_dataset(dataset, workspace).name if dataset else "*"
+    runs = sorted(run for run in workspace.results.glob(f"{within}/*") if run.is_dir())
     wanted = {"3d_fullres": "3d"}.get(config or "", config)
     matches = [
         run

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Sampling
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, VOLUMES_CSV
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON, VOLUMES_CSV
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
@@ -34,7 +35,9 @@ from medsegdiff_cli.workflows.provenance import command_line
 
 log = logging.getLogger(__name__)
 
-_BUDGET_VOXELS_CPU = 1 << 18
+# More voxels a call gain nothing on a CPU; on a GPU the default stays the same, for it is part of a result's bytes.
+_WINDOW_BATCH_VOXELS = 1 << 18
+_LARGEST_WINDOW_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,16 +118,14 @@ def inference_settings(model: LoadedModel, request: PredictRequest | None = None
     slices = len(patch) < plan.n_dims_of_images
     # A 2D network cannot mirror over the slices' axis.
     axes = tuple(axis for axis in plan.mirror_axes if not (slices and axis == 0)) if mirror else ()
-    voxels = 1
-    for edge in patch:
-        voxels *= edge
+    default_batch = max(1, min(_LARGEST_WINDOW_BATCH, _WINDOW_BATCH_VOXELS // math.prod(patch)))
     return InferenceSettings(
         patch_size=patch,
         slices=slices,
-        step_size=(request and request.step_size) or recipe.step_size,
+        step_size=recipe.step_size if request is None or request.step_size is None else request.step_size,
         mirror_axes=axes,
         draws=request.draws if request else 1,
-        window_batch=(request and request.window_batch) or max(1, min(16, _BUDGET_VOXELS_CPU // voxels)),
+        window_batch=(request.window_batch if request else None) or default_batch,
         precision=model.run.precision,
         seed=request.seed if request else 0,
         sampling=request.sampling if request else Sampling(),
@@ -234,7 +235,7 @@ def split_arguments(
 
 def _sidecar(folder: Path, case: str) -> Sidecar | None:
     """Return a case's sidecar; None for the folder's other JSON files."""
-    if f"{case}.json" in (PREDICTION_JSON, "summary.json"):
+    if f"{case}.json" in (PREDICTION_JSON, SUMMARY_JSON):
         return None
     try:
         return read_sidecar(folder, case)

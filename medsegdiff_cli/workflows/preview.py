@@ -14,7 +14,7 @@ from medsegdiff_cli.artifacts.scores import read_scores
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_image, read_label
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON, Workspace, find_dataset
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, PREVIEW_PNG, SUMMARY_JSON, Workspace, find_dataset
 from medsegdiff_cli.reporting.contact_sheet import SheetItem, contact_sheet, item_of_case, sheet_items_of_dataset
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def draw_preview(target: str, workspace: Workspace, output: Path | None = None, 
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"'{output.name}' is no PNG", where="--output", fix="choose a name that ends in .png")
     if (path / PREDICTION_JSON).is_file():
-        picture = output or path / "preview.png"
+        picture = output or path / PREVIEW_PNG
         info = read_prediction_info(path)
         contact_sheet(_items_of_predictions(path, info, count), info.classes, picture)
         return picture
@@ -53,7 +53,7 @@ def draw_preview(target: str, workspace: Workspace, output: Path | None = None, 
     items = sheet_items_of_dataset(dataset, count)
     if not items:
         raise InputDataError("the dataset has no image", where=str(dataset.path), fix="see `msd check`")
-    picture = output or dataset.path / "preview.png"
+    picture = output or dataset.path / PREVIEW_PNG
     contact_sheet(items, dataset.label_scheme().file_values(), picture)
     return picture
 
@@ -119,8 +119,8 @@ def _caption(word: str, where: str) -> str:
 
 
 def _is_label(path: Path) -> bool:
-    # `preview.png` is our own picture, not a case.
-    return bool(ending_of(path)) and not path.name.startswith(".") and path.name != "preview.png"
+    # The preview is our own picture, not a case.
+    return bool(ending_of(path)) and not path.name.startswith(".") and path.name != PREVIEW_PNG
 
 
 def _known_cases(dataset: Path) -> dict[str, CaseFiles]:

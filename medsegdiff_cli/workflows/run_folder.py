@@ -10,7 +10,7 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_name, write_run
 from medsegdiff_cli.atomic import digest_of_content
 from medsegdiff_cli.errors import UsageError
-from medsegdiff_cli.paths import PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
+from medsegdiff_cli.paths import FOLD_PREFIX, PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -28,7 +28,8 @@ def open_run_folder(
         UsageError: the folder holds a run with other settings; names the keys that differ.
     """
     if (folder / RUN_JSON).is_file() and overwrite:
-        shutil.rmtree(folder)
+        clear_fold(folder)
+        (folder / RUN_JSON).unlink()
     if (folder / RUN_JSON).is_file():
         existing = read_run(folder)
         differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), plan)]
@@ -47,6 +48,19 @@ def open_run_folder(
     write_resolved_recipe(folder / RUN_RECIPE, recipe)
     write_run(folder, record)
     return record
+
+
+def clear_fold(folder: Path) -> None:
+    """Delete everything in a fold's folder but `run.json`, which the caller removes last; links are not followed.
+
+    In another order, a deletion that is interrupted would leave checkpoints in a folder that counts as new, and the
+    next training there would go on from them.
+    """
+    for path in [child for child in folder.iterdir() if child.name != RUN_JSON]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale) -> Path:
@@ -72,7 +86,7 @@ def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, sca
     if request.name:
         parts.append(request.name)
     run = run_name(request.method, config, parts)
-    return request.workspace.results / dataset / run / f"fold_{request.fold}"
+    return request.workspace.results / dataset / run / f"{FOLD_PREFIX}{request.fold}"
 
 
 def _parts_of_overrides(overrides: Mapping[str, str]) -> list[str]:
@@ -102,4 +116,4 @@ def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:
     """
     (model,) = find_models([reference], workspace)
     folders = find_folds(model)
-    return next((folder for folder in folders if folder.name == f"fold_{fold}"), folders[0])
+    return next((folder for folder in folders if folder.name == f"{FOLD_PREFIX}{fold}"), folders[0])

@@ -10,10 +10,17 @@ from typing import Any
 from medsegdiff_cli.artifacts.document import read_json
 from medsegdiff_cli.artifacts.run import RunRecord, read_run
 from medsegdiff_cli.errors import MsdError, UsageError, did_you_mean
-from medsegdiff_cli.paths import METRICS_JSONL, RUN_JSON, SUMMARY_JSON, VALIDATION, Workspace, find_dataset
+from medsegdiff_cli.paths import (
+    FOLD_PREFIX,
+    METRICS_JSONL,
+    RUN_JSON,
+    SUMMARY_JSON,
+    VALIDATION,
+    Workspace,
+    find_dataset,
+)
 from medsegdiff_cli.planning.memory import format_bytes
-
-_FOLD = "fold_"
+from medsegdiff_cli.workflows.run_folder import clear_fold
 
 
 def list_runs(workspace: Workspace, dataset: str | None = None) -> list[dict[str, Any]]:
@@ -63,7 +70,7 @@ def _run_folders(workspace: Workspace, dataset: str | None) -> list[Path]:
 
 
 def _folds_of(run: Path) -> list[Path]:
-    return [fold for fold in sorted(run.glob(f"{_FOLD}*")) if _is_folder(fold) and (fold / RUN_JSON).is_file()]
+    return [fold for fold in sorted(run.glob(f"{FOLD_PREFIX}*")) if _is_folder(fold) and (fold / RUN_JSON).is_file()]
 
 
 def _is_folder(path: Path) -> bool:
@@ -75,7 +82,7 @@ def _row(folder: Path) -> dict[str, Any]:
     row = {
         "dataset": folder.parent.parent.name,
         "run": folder.parent.name,
-        "fold": folder.name.removeprefix(_FOLD),
+        "fold": folder.name.removeprefix(FOLD_PREFIX),
         "state": "damaged",
         "steps": "",
         "dice": _validation_dice(folder / VALIDATION / SUMMARY_JSON),
@@ -169,11 +176,7 @@ def _find(name: str, workspace: Workspace, dataset: str | None) -> Path:
 
 def _remove(folder: Path) -> None:
     """Delete a run's folder, its markers last: an interrupted deletion can be asked for again."""
-    folds = [folder] if (folder / RUN_JSON).is_file() else _folds_of(folder)
-    for path in [child for fold in folds for child in fold.iterdir() if child.name != RUN_JSON]:
-        if _is_folder(path):
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for fold in [folder] if (folder / RUN_JSON).is_file() else _folds_of(folder):
+        clear_fold(fold)
     # rmtree removes links as links and refuses to start at one.
     shutil.rmtree(folder)

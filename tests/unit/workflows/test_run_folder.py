@@ -1,0 +1,39 @@
+"""A run folder that is trained anew."""
+
+import pytest
+
+from medsegdiff_cli.workflows import run_folder
+from medsegdiff_cli.workflows.run_folder import clear_fold
+
+
+@pytest.fixture
+def fold(tmp_path):
+    folder = tmp_path / "fold_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("run.json", "plan.yaml", "checkpoints/step_00000010.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_clearing_a_fold_leaves_its_marker_only(fold):
+    clear_fold(fold)
+    assert [path.name for path in fold.iterdir()] == ["run.json"]
+
+
+def test_clearing_that_breaks_off_leaves_the_marker(fold, monkeypatch):
+    def fail(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", fail)
+    with pytest.raises(PermissionError):
+        clear_fold(fold)
+    assert (fold / "run.json").is_file()
+
+
+def test_clearing_removes_a_link_but_not_what_it_points_to(fold, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/kept").write_text("")
+    (fold / "link").symlink_to(tmp_path / "elsewhere")
+    clear_fold(fold)
+    assert (tmp_path / "elsewhere/kept").is_file()
+    assert not (fold / "link").exists()
