@@ -105,7 +105,7 @@ def evaluate(
             done += 1
             update(done=done, note=case)
 
-        scores = evaluate_predictions(request, on_case, on_scores=lambda s: print_scores(s, json_output, quiet))
+        evaluate_predictions(request, on_case, on_scores=lambda s: print_scores(s, json_output, quiet))
 
 
 def print_scores(scores: "Scores", json_output: bool, quiet: bool) -> None:

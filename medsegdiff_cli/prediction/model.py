@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
+from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.checkpoint import checkpoint_exists, read_checkpoint
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.artifacts.plan import Configuration, Plan, read_plan, stored_digest
+from medsegdiff_cli.artifacts.plan import Plan, read_plan, stored_digest
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run
 from medsegdiff_cli.artifacts.task import Task
@@ -37,11 +38,6 @@ class LoadedModel:
     recipe: ResolvedRecipe
     digest: str
     checkpoint: str
-
-    @property
-    def configuration(self) -> Configuration:
-        """The plan's configuration that the model was trained on."""
-        return self.plan.configuration(self.run.config)[1]
 
 
 def task_of(plan: Plan, config: str) -> Task:
@@ -119,19 +115,12 @@ def _load(folder: Path, wanted: CheckpointName | None, device: torch.device) -> 
         method.load_state_dict(content.part("model"))
     except RuntimeError as error:
         raise IntegrityError(f"the weights do not fit the recorded settings ({error})", where=str(path)) from None
-    digest = content.state.get("weights_digest") or _digest_of(path)
     return LoadedModel(
         folder=folder,
         method=method.to(device).eval(),
         run=run,
         plan=plan,
         recipe=recipe,
-        digest=digest,
+        digest=atomic.digest_of_file(path.with_suffix(".safetensors")),
         checkpoint=name,
     )
-
-
-def _digest_of(path: Path) -> str:
-    from medsegdiff_cli import atomic
-
-    return atomic.digest_of_file(path.with_suffix(".safetensors"))
