@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, Part, open_dataset
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part, open_dataset
 from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, read_prediction_info
 from medsegdiff_cli.artifacts.scores import Scores, read_scores, write_scores
 from medsegdiff_cli.errors import InputDataError, PartialFailure, UsageError

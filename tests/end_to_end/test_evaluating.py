@@ -1,5 +1,6 @@
 """`msd evaluate` on references of any layout."""
 
+import json
 import shutil
 
 import numpy as np
@@ -51,6 +52,28 @@ def test_a_tree_of_masks_is_matched_by_glob_suffix_and_values(lab, predictions, 
     assert "organ" in unknown.stderr
     # Without the map the values are undeclared, which is an error and never background.
     assert evaluate(lab, predictions, tmp_path / "tree", *words).code == 3
+
+
+def test_a_tree_with_training_cases_needs_only_the_test_cases_predicted(lab, predictions, tmp_path):
+    for part in ("labelsTr", "labelsTs"):
+        shutil.copytree(lab.dataset / part, tmp_path / "tree" / part)
+    tree = evaluate(lab, predictions, tmp_path / "tree")
+    assert tree.json["foreground_mean"] == evaluate(lab, predictions, 1).json["foreground_mean"]
+    assert "training cases" in tree.stderr
+    sorted(predictions.glob("*.nii.gz"))[0].unlink()
+    assert evaluate(lab, predictions, tmp_path / "tree").json["aggregations"]["overall"]["missing_predictions"] == 1
+
+
+def test_domains_of_the_predictions_dataset_are_kept_with_any_reference(lab, predictions, tmp_path):
+    dataset = tmp_path / "Dataset001_Phantom"
+    shutil.copytree(lab.dataset, dataset)
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["domains"] = {case: f"scanner {case}" for case in labels_of(predictions)}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    info = json.loads((predictions / "prediction.json").read_text())
+    (predictions / "prediction.json").write_text(json.dumps({**info, "dataset_path": str(dataset)}))
+    domains = evaluate(lab, predictions, lab.dataset / "labelsTs").json["aggregations"]["domains"]
+    assert sorted(domains) == sorted(content["domains"].values())
 
 
 def test_a_second_observer_of_the_dataset_can_be_the_reference(lab, predictions, tmp_path):
