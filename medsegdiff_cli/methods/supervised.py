@@ -1,7 +1,7 @@
 """Supervised: the U-Net of every diffusion method, trained on labels only.
 
 It is the baseline printed beside each method: same network, budget, splits and augmentation, no diffusion.
-The network is guided diffusion's ADM U-Net without timesteps; the loss is nnU-Net's Dice + cross-entropy
+The network, by default guided diffusion's ADM U-Net, is told no timestep; the loss is nnU-Net's Dice + cross-entropy
 (Isensee et al. 2021), with sigmoids and binary cross-entropy for regions.
 """
 
