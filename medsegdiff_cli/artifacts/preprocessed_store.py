@@ -19,6 +19,7 @@ import numpy as np
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json
+from medsegdiff_cli.errors import InputDataError
 
 # Pseudo class of the foreground table: every voxel that somebody annotated, background too.
 ANNOTATED = -1
@@ -79,13 +80,20 @@ class PreprocessedStore:
         """
         properties = self.properties(case)
         labelled = with_label and (self.folder / f"{case}.label.npy").is_file()
-        return StoredCase(
-            case=case,
-            image=self._mapped(f"{case}.npy"),
-            label=self._mapped(f"{case}.label.npy") if labelled else None,
-            foreground=self._mapped(f"{case}.foreground.npy") if labelled else None,
-            properties=properties,
-        )
+        try:
+            return StoredCase(
+                case=case,
+                image=self._mapped(f"{case}.npy"),
+                label=self._mapped(f"{case}.label.npy") if labelled else None,
+                foreground=self._mapped(f"{case}.foreground.npy") if labelled else None,
+                properties=properties,
+            )
+        except (OSError, ValueError) as problem:
+            raise InputDataError(
+                f"case '{case}' of the preprocessed store cannot be read ({problem})",
+                where=str(self.folder),
+                fix="run `msd preprocess` again",
+            ) from problem
 
     def _mapped(self, name: str) -> np.ndarray:
         return np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))

@@ -131,14 +131,7 @@ class PatchDataset(Dataset[Sample]):
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        try:
-            stored = self.store.read(name, with_label=self.settings.supervision != "none")
-        except (OSError, ValueError) as problem:
-            raise InputDataError(
-                f"case '{name}' of the preprocessed store cannot be read ({problem})",
-                where=str(self.store.folder),
-                fix="run `msd preprocess` again",
-            ) from problem
+        stored = self.store.read(name, with_label=self.settings.supervision != "none")
         if stored.label is None and self.settings.supervision == "full":
             raise InputDataError(
                 f"case '{name}' has no label, but the stage needs one for every case",
