@@ -114,15 +114,19 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, CaseFingerprint
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         running = {pool.submit(_measure_or_reuse, job): job for job in jobs}
-        for future in as_completed(running):
-            try:
-                yield running[future], future.result()
-            except BrokenProcessPool as error:
-                raise ResourceError(
-                    "a worker process died, most likely for lack of memory",
-                    where=f"near case {running[future].files.case}",
-                    fix="run again with fewer --workers, or --workers 0; finished cases are not lost",
-                ) from error
+        try:
+            for future in as_completed(running):
+                job = running[future]
+                yield job, future.result()
+        except BrokenProcessPool as error:
+            raise ResourceError(
+                "a worker process died, most likely for lack of memory",
+                where=f"near case {job.files.case}",
+                fix="run again with fewer --workers, or --workers 0; finished cases are not lost",
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not wait for all other cases
+            raise
 
 
 def _measure_or_reuse(job: _Job) -> CaseFingerprint | InputDataError:
