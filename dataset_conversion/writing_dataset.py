@@ -26,7 +26,7 @@ from .file_ending import choose_file_ending
 from .label_table import LabelTable, table_of_map
 from .writing_case import WrittenCase, make_colour, write_case
 
-logger = logging.getLogger(f"medsegdiff_cli.{__name__}")
+log = logging.getLogger(__name__)
 _SHOWN_ERRORS = 8
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,7 +79,7 @@ def write_dataset(
         write_dataset_json(folder, info)
     aligned = tuple(sorted(case.source.case for case in written if case.aligned))
     if aligned:
-        logger.info("%d cases: label or channel moved by less than 0.1 voxel onto the image's grid", len(aligned))
+        log.info("%d cases: label or channel moved by less than 0.1 voxel onto the image's grid", len(aligned))
     parts = Counter(source.part for source in sources)
     return ConversionReport(
         format=format_name,

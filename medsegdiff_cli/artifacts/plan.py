@@ -4,7 +4,7 @@ Shapes, spacings and strides are in the *transposed* axis order (`transpose[0]` 
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -19,7 +19,6 @@ ConfigName = Literal["2d", "3d"]
 Normalisation = Literal[
     "zscore", "zscore_dataset", "ct", "rescale_0_1", "rescale_minus1_1", "rgb_0_1", "quantile", "none"
 ]
-NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 
 class ChannelPlan(StrictModel):

@@ -50,7 +50,7 @@ def check(
                 where = f" [{problem.case}]" if problem.case else ""
                 fix = f" -> {problem.fix}" if problem.fix else ""
                 typer.echo(f"{problem.severity}: {problem.code}{where}: {problem.message}{fix}")
-        counts = {kind: sum(p.severity == kind for p in report.problems) for kind in ("error", "warning", "note")}
-        say(f"{folder.name}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes", quiet)
-    if any(problem.severity == "error" for problem in report.problems):
+        counts = report.counts()
+        say(f"{folder.name}: {counts['errors']} errors, {counts['warnings']} warnings, {counts['notes']} notes", quiet)
+    if not report.is_usable:
         raise typer.Exit(3)

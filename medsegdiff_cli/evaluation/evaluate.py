@@ -15,7 +15,7 @@ from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings, read_
 from medsegdiff_cli.evaluation.summary import collect_scores
 from medsegdiff_cli.metrics.surface import image_diagonal_mm
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def evaluate_folder(
@@ -47,15 +47,15 @@ def evaluate_folder(
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise InputDataError(f"cases {twice[:5]} occur more than once", fix="give every case one name")
-    left_out = [pair.case for pair in pairs if pair.prediction is None] if allow_missing else []
-    chosen = [pair for pair in pairs if pair.case not in set(left_out)]
+    left_out = [pair.case for pair in pairs if allow_missing and pair.prediction is None]
+    chosen = [pair for pair in pairs if not (allow_missing and pair.prediction is None)]
     cases: list[CaseScore] = []
     failures: dict[str, str] = {}
     for pair, outcome in zip(chosen, _outcomes(chosen, settings, workers), strict=True):
         if isinstance(outcome, CaseScore):
             cases.append(outcome)
         else:
-            _log.warning("case %s is not scored: %s", pair.case, outcome)
+            log.warning("case %s is not scored: %s", pair.case, outcome)
             failures[pair.case] = outcome
         if on_case is not None:
             on_case(pair.case)

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from medsegdiff_cli.artifacts.document import StrictModel
 from medsegdiff_cli.artifacts.plan import Normalisation, Scale
+from medsegdiff_cli.paths import PLANS_NAME
 
 
 class PlanOverrides(StrictModel):
@@ -24,7 +23,7 @@ class PlanOverrides(StrictModel):
         mirror_axes: axes of the plan along which augmentation may mirror.
     """
 
-    plans_name: str = "plans"
+    plans_name: str = PLANS_NAME
     geometry: Literal["spacing", "resize"] | None = None
     target_spacing_mm: tuple[float, ...] | None = None
     size_voxels: tuple[int, ...] | None = None
@@ -37,7 +36,7 @@ class PlanOverrides(StrictModel):
     mirror_axes: tuple[int, ...] | None = None
     default_config: Literal["2d", "3d"] | None = None
     default_scale: Scale | None = None
-    store_dtype: Literal["float16", "float32"] | None = Field(default=None)
+    store_dtype: Literal["float16", "float32"] | None = None
 
     def for_axes(self, n_axes: int) -> "PlanOverrides":
         """Return a copy in which single numbers are repeated for every axis."""

@@ -72,7 +72,8 @@ def make_plan(
         set(configurations), grid.spacing_mm, grid.median, n_labelled, supported_dims, overrides.default_config
     )
     scale, scale_reason = (overrides.default_scale, "as asked for") if overrides.default_scale else default_scale()
-    memory = f"Patches and batches fit into {format_bytes(memory_bytes)}, {memory_source}.".replace(", .", ".")
+    source = f", {memory_source}" if memory_source else ""
+    memory = f"Patches and batches fit into {format_bytes(memory_bytes)}{source}."
     warnings = [what_the_patch_sees(name, content, grid.geometry) for name, content in configurations.items()]
     content: dict[str, Any] = {
         **common,

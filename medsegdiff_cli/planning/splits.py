@@ -16,7 +16,7 @@ from medsegdiff_cli.paths import SPLITS_JSON
 N_FOLDS = 5
 SPLIT_SEED = 12345
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def make_splits(groups: Mapping[str, str], n_folds: int = N_FOLDS) -> Splits:
@@ -35,7 +35,7 @@ def make_splits(groups: Mapping[str, str], n_folds: int = N_FOLDS) -> Splits:
     if not groups:
         raise InputDataError(
             "no labelled case to train or validate on",
-            fix="put images and labels into imagesTr and labelsTr; unlabelled images serve `msd pretrain` only",
+            fix="put images and labels into imagesTr and labelsTr; unlabelled images serve pretraining only",
         )
     units = sorted(set(groups.values()))
     if len(units) == 1:
@@ -129,7 +129,7 @@ def _warn_of_leaks(splits: Splits, groups: Mapping[str, str], path: Path) -> Non
     """Say which cases a user's file leaves out, and which groups it splits; both may be meant."""
     used = {case for fold in splits.folds for case in (*fold.train, *fold.val)}
     if left_out := sorted(set(groups) - used):
-        logger.warning("%s: %d labelled cases are in no fold (%s ...)", path, len(left_out), left_out[0])
+        log.warning("%s: %d labelled cases are in no fold (%s ...)", path, len(left_out), left_out[0])
     for index, fold in enumerate(splits.folds):
         if shared := sorted({groups[c] for c in fold.train} & {groups[c] for c in fold.val}):
-            logger.warning("%s: fold %d trains and validates on group '%s'", path, index, shared[0])
+            log.warning("%s: fold %d trains and validates on group '%s'", path, index, shared[0])

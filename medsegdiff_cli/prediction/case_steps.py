@@ -1,4 +1,4 @@
-"""The three steps of predicting one case: read, compute, write. Each takes the future of the step before it."""
+"""The three steps of predicting one case: read, compute, write; the latter two take the future of the one before."""
 
 import logging
 from collections.abc import Sequence

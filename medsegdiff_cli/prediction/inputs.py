@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsegdiff_cli.artifacts.dataset_folder import images_by_case
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.reading import IMAGE_ENDINGS, ending_of
 from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON
@@ -111,12 +110,6 @@ def _dicom_cases(folder: Path, children: Sequence[Path]) -> tuple[InputCase, ...
     if folders:
         return tuple(InputCase(case=child.name, images=(child,)) for child in folders)
     return (InputCase(case=folder.name, images=(folder,)),) if any(child.is_file() for child in children) else ()
-
-
-def dataset_cases(folder: Path, file_ending: str, wanted: Sequence[str]) -> tuple[InputCase, ...]:
-    """Return the named cases of an images folder of a dataset."""
-    found = images_by_case(folder, file_ending)
-    return tuple(InputCase(case=case, images=found[case]) for case in wanted)
 
 
 def shard(cases: Sequence[InputCase], num_shards: int, shard_id: int) -> tuple[InputCase, ...]:

@@ -1,4 +1,4 @@
-"""Writing one predicted case: label map, optional maps, and last the sidecar that marks it as done."""
+"""Writing the images of one predicted case: the label map and the maps asked for."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a prediction is asked for, and what comes out of one case before it is written."""
+"""Which files a prediction is asked for, and the settings that two predictions must share to be the same."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

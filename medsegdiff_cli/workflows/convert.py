@@ -32,9 +32,10 @@ def parse_options(
     """
     values = [_split_pair(text, ":", "--label-map", "VALUE:NAME") for text in label_map]
     observers = [_split_pair(text, "=", "--extra-labels", "OBSERVER=SUFFIX") for text in extra_labels]
-    for key, flag in ((key, flag) for pairs, flag in ((values, "value"), (observers, "observer")) for key, _ in pairs):
-        if sum(key == other for other, _ in (*values, *observers)) > 1:
-            raise UsageError(f"{flag} '{key}' is given twice", where="msd convert", fix="leave one out")
+    for flag, pairs in (("--label-map", values), ("--extra-labels", observers)):
+        keys = [key for key, _ in pairs]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise UsageError(f"'{twice[0]}' is given twice", where=flag, fix="leave one out")
     if test_list is not None and not test_list.expanduser().is_file():
         raise UsageError(f"no file '{test_list}'", where="--test-list", fix="check the path")
     given = {

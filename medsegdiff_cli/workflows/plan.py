@@ -129,7 +129,7 @@ def _write_splits(dataset: DatasetFolder, folder: Path) -> tuple[str, ...]:
     """Write the folds beside the plan, keeping what the user put there; return sentences about them."""
     groups = {case.case: case.group for case in dataset.cases("Tr") if case.label is not None}
     if not groups:
-        return ("No labelled case: there is nothing to train on but pretraining objectives.",)
+        return ("No labelled case: there is nothing to train on yet.",)
     splits = splits_of(dataset, folder)
     write_splits(folder / SPLITS_JSON, splits)
     return explain_splits(splits, groups)
