@@ -97,13 +97,10 @@ def evaluate(
         workspace=open_workspace(workspace),
         workers=choose_workers(workers),
     )
-    done = 0
     with progress_bar("scoring", quiet=quiet or json_output) as update:
 
         def on_case(case: str) -> None:
-            nonlocal done
-            done += 1
-            update(done=done, note=case)
+            update(advance=1, note=case)
 
         evaluate_predictions(request, on_case, on_scores=lambda s: print_scores(s, json_output, quiet))
 

@@ -35,7 +35,7 @@ from medsegdiff_cli.cli.train import (
     RecipeOption,
     ScaleOption,
     SelectionOption,
-    train_folds,
+    train_fold,
 )
 
 
@@ -77,7 +77,7 @@ def finetune(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.run_folder import find_parent
 
-    train_folds(
+    train_fold(
         {
             "method": method,
             "dataset": one_dataset(dataset, dataset_option),

@@ -17,6 +17,7 @@ from medsegdiff_cli.cli.shell import (
     WorkersOption,
     WorkspaceOption,
     one_of,
+    print_forecast,
     print_json,
     progress_bar,
     say,
@@ -94,7 +95,7 @@ def predict(
             source=source,
             output=output,
             folds=tuple((folds or "").replace(",", " ").split()),
-            checkpoint=checkpoint,  # type: ignore[arg-type]  # one of the two
+            checkpoint=checkpoint,  # type: ignore[arg-type]  # checked by one_of
             step_size=step_size,
             mirror=mirror,
             draws=draws,
@@ -116,19 +117,12 @@ def predict(
     if dry_run:
         from medsegdiff_cli.workflows.forecast import forecast_prediction
 
-        forecast = forecast_prediction(prepared)
-        if json_output:
-            print_json({"schema_version": 1, "forecast": forecast})
-        else:
-            say("\n".join(f"{key}: {value}" for key, value in forecast.items()))
+        print_forecast(forecast_prediction(prepared), json_output)
         return
-    done = 0
     with progress_bar("predicting", total=len(prepared.cases), quiet=quiet or json_output) as update:
 
         def on_case(case: str, outcome: str) -> None:
-            nonlocal done
-            done += 1
-            update(done=done, note=f"{case} {outcome}")
+            update(advance=1, note=f"{case} {outcome}")
 
         report = run_prediction(prepared, on_case)
     if json_output:

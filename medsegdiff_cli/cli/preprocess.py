@@ -12,6 +12,7 @@ from medsegdiff_cli.cli.shell import (
     WorkersOption,
     WorkspaceOption,
     one_dataset,
+    print_forecast,
     print_json,
     progress_bar,
     say,
@@ -48,11 +49,7 @@ def preprocess(
         workers=choose_workers(workers),
     )
     if dry_run:
-        forecast = forecast_preprocess(request)
-        if json_output:
-            print_json({"schema_version": 1, "forecast": forecast})
-        else:
-            say("\n".join(f"{key}: {value}" for key, value in forecast.items()))
+        print_forecast(forecast_preprocess(request), json_output)
         return
     with progress_bar("preprocessing", quiet=quiet or json_output) as update:
         folder, report = run_preprocess(request, progress=lambda done, total: update(done=done, total=total))

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -40,7 +40,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything rand
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
-PresetOption = Annotated[str, typer.Option("--preset", help="recommended, paper or official-code.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="Preset of the recipe, for example recommended or paper.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print forecasts of time, memory and disk; do nothing.")]
@@ -81,7 +81,7 @@ def verb(function: Function) -> Function:
             hint = "  to do: run it again with -v for the details, and report them"
             _fail(1, f"internal error: {type(error).__name__}: {error}\n{hint}", error, bool(kwargs.get("json_output")))
 
-    return run  # type: ignore[return-value]
+    return run  # type: ignore[return-value]  # `wraps` gives it the signature of `function`
 
 
 def one_dataset(argument: str | None, option: str | None) -> str:
@@ -116,6 +116,14 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
+def print_forecast(forecast: Mapping[str, str], json_output: bool, **facts: str) -> None:
+    """Print what `--dry-run` found out, below further facts about the command."""
+    if json_output:
+        print_json({"schema_version": 1, **facts, "forecast": forecast})
+    else:
+        say("\n".join(f"{key}: {value}" for key, value in {**facts, **forecast}.items()))
+
+
 def say(message: str, quiet: bool = False) -> None:
     """Print people's words to stderr."""
     if not quiet:
@@ -131,7 +139,7 @@ def print_table(renderable: "RenderableType") -> None:
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Yield `update(done=, total=, note=)`; a bar on stderr, silent when stderr is no terminal."""
+    """Yield `update(done=, advance=, total=, note=)`; a bar on stderr, silent when stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda **_: None
         return
@@ -156,8 +164,10 @@ def progress_bar(label: str, total: int | None = None, quiet: bool = False) -> I
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, note="")
 
-        def update(done: int | None = None, total: int | None = None, note: str | None = None) -> None:
-            changes: dict[str, Any] = {"completed": done, "total": total, "note": note}
+        def update(
+            done: int | None = None, advance: int | None = None, total: int | None = None, note: str | None = None
+        ) -> None:
+            changes: dict[str, Any] = {"completed": done, "advance": advance, "total": total, "note": note}
             bar.update(task, **{key: value for key, value in changes.items() if value is not None})
 
         yield update

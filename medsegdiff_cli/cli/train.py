@@ -1,4 +1,4 @@
-"""`msd train`: all stages of a method on one fold or all."""
+"""`msd train`: all stages of a method on one fold, or on every case (`--fold all`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +24,7 @@ from medsegdiff_cli.cli.shell import (
     one_dataset,
     parse_duration,
     parse_pairs,
+    print_forecast,
     print_json,
     progress_bar,
     say,
@@ -77,7 +78,7 @@ def train(
 
     Example: `msd train supervised 4 --config 3d --fold 0 --scale small`
     """
-    train_folds(
+    train_fold(
         {
             "method": method,
             "dataset": one_dataset(dataset, dataset_option),
@@ -105,7 +106,7 @@ def train(
     )
 
 
-def train_folds(
+def train_fold(
     settings: dict[str, Any],
     *,
     fold: str,
@@ -135,11 +136,7 @@ def train_folds(
     if dry_run:
         from medsegdiff_cli.workflows.forecast import forecast_training
 
-        forecast = forecast_training(setup)
-        if json_output:
-            print_json({"schema_version": 1, "run": str(setup.folder), "forecast": forecast})
-        else:
-            say("\n".join([f"run: {setup.folder}", *(f"{key}: {value}" for key, value in forecast.items())]))
+        print_forecast(forecast_training(setup), json_output, run=str(setup.folder))
         return
     say(f"run: {setup.folder}", quiet or json_output)
     with progress_bar("training", total=setup.recipe.training.steps, quiet=quiet or json_output) as update:

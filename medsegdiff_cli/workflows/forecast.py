@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,14 +139,14 @@ def _prediction_memory(prepared: PreparedPrediction, grid_voxels: int, native_vo
     def build() -> Method:
         return build_method(model.recipe, task)
 
-    def run(method: Method) -> torch.Tensor:
+    def run(method: Any) -> torch.Tensor:
         windows = torch.zeros((inference.window_batch, task.in_channels, *inference.patch_size))
         noise = NoiseSource([(0, index) for index in range(inference.window_batch)])
         return method.predict(method.prepare(windows), noise, inference.sampling)
 
     device = next(model.method.parameters()).device
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
-    network = factor * measure_step(build, run, training=False).saved_activations_bytes + weights  # type: ignore[arg-type]
+    network = factor * measure_step(build, run, training=False).saved_activations_bytes + weights
     floats = task.in_channels + (2 + 2 * job.wanted.uncertainty) * task.n_classes
     arrays = 4 * (grid_voxels * floats + native_voxels * (task.in_channels + 1))
     if device.type == "cpu":
