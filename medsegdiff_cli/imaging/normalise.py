@@ -131,7 +131,8 @@ def _quantile(values: np.ndarray, mask: np.ndarray | None, statistics: Mapping[s
     if mask is None:
         raise InputDataError(
             "the quantile normalisation needs a mask and the case has none",
-            fix="put body masks into masksTr, masksTs or masksUn, or choose another normalisation",
+            fix="put body masks into masksTr, masksTs or masksUn (when predicting: name their folder with --masks), "
+            "or choose another normalisation",
         )
     if not mask.any():
         raise InputDataError("the normalisation mask is empty", fix="correct the mask or leave the case out")

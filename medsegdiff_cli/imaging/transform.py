@@ -231,7 +231,8 @@ def _check_inputs(image: Image, settings: TransformSettings, label: np.ndarray |
     if settings.crop == "mask" and mask is None:
         raise InputDataError(
             "the plan crops to a mask and the case has none",
-            fix="put the case's mask into masksTr, masksTs or masksUn, or set crop: nonzero in the plan",
+            fix="put the case's mask into masksTr, masksTs or masksUn (when predicting: name its folder with --masks), "
+            "or set crop: nonzero in the plan",
         )
 
 

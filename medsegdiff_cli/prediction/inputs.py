@@ -73,7 +73,9 @@ def _from_folder(folder: Path, n_channels: int, file_ending: str) -> Inputs:
     images = [path for path in files if path.is_file() and ending_of(path)]
     others = [(path, "not an image format") for path in files if path.is_file() and not ending_of(path)]
     if not images:
-        return Inputs(cases=_dicom_cases(folder, files), skipped=tuple(others))
+        # Without an ending that is known, the folder's own files are the slices of its one case.
+        is_series = not any(path.is_dir() for path in files)
+        return Inputs(cases=_dicom_cases(folder, files), skipped=() if is_series else tuple(others))
     if len({ending_of(path) for path in images}) > 1 and any(ending_of(path) == file_ending for path in images):
         others += [(path, f"ends not in {file_ending}") for path in images if ending_of(path) != file_ending]
         images = [path for path in images if ending_of(path) == file_ending]

@@ -29,6 +29,7 @@ from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, sha
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
 from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
 from medsegdiff_cli.prediction.settings import OutputSettings
+from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.workflows.devices import choose_device, choose_workers
 from medsegdiff_cli.workflows.provenance import command_line
@@ -96,10 +97,13 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         raise UsageError("OUTPUT is the folder of the input images", where=str(request.output), fix="name another")
     if request.masks is not None and not request.masks.is_dir():
         raise UsageError(f"'{request.masks}' is no folder", where="--masks", fix="give the folder that holds the masks")
+    transform = transform_settings(first.plan, first.run.config)
+    if request.masks is None and uses_mask(transform) and (Path(first.run.dataset_path) / "masksTr").is_dir():
+        log.warning("the model was trained with masks: name those of these images with --masks")
     job = PredictionJob(
         models=models,
         output=request.output,
-        transform=transform_settings(first.plan, first.run.config),
+        transform=transform,
         inference=inference_settings(first, request),
         wanted=request.wanted,
         masks=request.masks,

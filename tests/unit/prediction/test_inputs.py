@@ -85,7 +85,9 @@ def test_a_file_and_a_list_of_files_are_inputs_too(tmp_path):
 def test_a_folder_of_folders_without_known_images_is_taken_for_dicom(tmp_path):
     make(tmp_path, "first/IM1", "first/IM2", "second/IM1")
     assert names_of(find_inputs(tmp_path, 1, ".nii.gz")) == {"first": ["first"], "second": ["second"]}
-    assert names_of(find_inputs(tmp_path / "first", 1, ".nii.gz")) == {"first": ["first"]}
+    series = find_inputs(tmp_path / "first", 1, ".nii.gz")
+    assert names_of(series) == {"first": ["first"]}
+    assert series.skipped == ()
 
 
 def test_what_cannot_be_predicted_is_refused_with_words(tmp_path):
