@@ -75,7 +75,7 @@ def nifti_bytes(array: np.ndarray, geometry: Geometry, *, compression_level: int
         return head + little.tobytes()
     # A gzip stream of a compressobj carries no file name and mtime 0.
     deflater = zlib.compressobj(compression_level, zlib.DEFLATED, GZIP_WINDOW_BITS)
-    return b"".join([deflater.compress(head), deflater.compress(little), deflater.flush()])  # type: ignore[arg-type]
+    return b"".join([deflater.compress(head), deflater.compress(little), deflater.flush()])
 
 
 def _voxels(content: bytes | bytearray, header: NiftiHeader) -> np.ndarray:

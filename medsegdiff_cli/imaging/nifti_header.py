@@ -7,7 +7,7 @@ micrometres scaled to millimetres, no axis flip when neither form is set.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +30,7 @@ DATA_TYPES = {
     1280: "u8",
 }
 _UNUSABLE_TYPES = {1: "1-bit", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2304: "RGBA"}
+_BYTE_ORDERS: tuple[tuple[str, Literal["little", "big"]], ...] = (("<", "little"), (">", "big"))
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAGICS = {1: b"n+1\0", 2: b"n+2\0\r\n\x1a\n"}
 LARGEST_FORM_DISTANCE_VOXELS = 0.1
@@ -143,8 +144,8 @@ def geometry_of(header: NiftiHeader, path: Path, *, fix_affine: bool = False) ->
 def _recognise(start: bytes, path: Path) -> tuple[int, Any]:
     """Return the version and the header record in the file's byte order."""
     for version, module, size in ((1, nib.nifti1, 348), (2, nib.nifti2, 540)):
-        for order, name in (("<", "little"), (">", "big")):
-            if int.from_bytes(start[:4], name) != size:  # type: ignore[arg-type]
+        for order, name in _BYTE_ORDERS:
+            if int.from_bytes(start[:4], name) != size:
                 continue
             if len(start) < size:
                 raise damaged(f"the file holds {len(start)} bytes, less than its header of {size}", path)

@@ -80,7 +80,8 @@ def decide_by_cells(decision: np.ndarray, samplings: Sequence[AxisSampling], res
     Returns:
         decision at the outputs, of the same dtype.
     """
-    active = [axis for axis, sampling in enumerate(samplings) if sampling.fraction is not None]
+    fractions_of = {axis: s.fraction for axis, s in enumerate(samplings) if s.fraction is not None}
+    active = list(fractions_of)
     mixed_mark = np.iinfo(decision.dtype).max
     cells = _agreed_per_cell(decision, active, mixed_mark)
     strides = np.array([int(np.prod(decision.shape[axis + 1 :])) for axis in range(decision.ndim)])
@@ -98,7 +99,7 @@ def decide_by_cells(decision: np.ndarray, samplings: Sequence[AxisSampling], res
             place = list(np.unravel_index(mixed, slab.shape))
             place[0] = place[0] + start
             base = sum(samplings[axis].lower[at] * strides[axis] for axis, at in enumerate(place))
-            fractions = [samplings[axis].fraction[place[axis]] for axis in active]  # type: ignore[index]
+            fractions = [values[place[axis]] for axis, values in fractions_of.items()]
             slab.reshape(-1)[mixed] = resolve([base + offset for offset in offsets], fractions)
         out[start : start + rows_per_slab] = slab
     return out

@@ -68,9 +68,9 @@ class Downsample(nn.Module):
     def __init__(self, ops: SpatialOps, strides: tuple[int, ...], channels: int | None = None) -> None:
         super().__init__()
         if channels is None:
-            self.op: nn.Module = ops.avg_pool(strides, stride=strides)  # type: ignore[arg-type]
+            self.op: nn.Module = ops.avg_pool(strides, stride=strides)
         else:
-            self.op = ops.conv(channels, channels, 3, stride=strides, padding=1)  # type: ignore[arg-type]
+            self.op = ops.conv(channels, channels, 3, stride=strides, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (batch, channel, *spatial) on the coarser grid."""

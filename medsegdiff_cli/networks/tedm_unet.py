@@ -237,7 +237,7 @@ class TEDMUNet(nn.Module):
         stride = self.settings.level_strides[level]
         # Kernels of 4 halve an axis; an axis that keeps its size has a kernel of 3, which the same padding fits.
         kernel = tuple(step + 2 for step in stride)
-        return self._ops.conv(in_channels, out_channels, kernel, stride=stride, padding=1)  # type: ignore[arg-type]
+        return self._ops.conv(in_channels, out_channels, kernel, stride=stride, padding=1)
 
     def _up(self, level: int, in_channels: int, out_channels: int) -> nn.Module:
         """Return what follows the up level: to the next finer level's grid, or a convolution at the finest."""
