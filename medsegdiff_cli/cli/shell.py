@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from medsegdiff_cli import log
-from medsegdiff_cli.errors import MsdError, UsageError, did_you_mean
+from medsegdiff_cli.errors import MsdError, ResourceError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,6 +69,10 @@ def verb(function: Function) -> Function:
             _fail(error.exit_code, str(error), error, bool(kwargs.get("json_output")))
         except (typer.Exit, typer.Abort):
             raise
+        except MemoryError as error:
+            what = f"the memory does not suffice ({error})" if str(error) else "the memory does not suffice"
+            problem = ResourceError(what, fix="use fewer --workers, or a machine with more memory")
+            _fail(problem.exit_code, str(problem), problem, bool(kwargs.get("json_output")))
         except KeyboardInterrupt:
             _fail(130, "interrupted", None, bool(kwargs.get("json_output")))
         except BrokenPipeError:

@@ -11,7 +11,7 @@ import torch
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, write_sidecar
-from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 from medsegdiff_cli.imaging.channels import read_channels
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label
@@ -94,18 +94,29 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
 
 
 def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> tuple[ReadCase, RunningFusion | None]:
-    """Predict a read case on the network's grid."""
+    """Predict a read case on the network's grid.
+
+    Raises:
+        ResourceError: the device's memory does not suffice.
+    """
     read = reading.result()
     if read.transformed is None:
         return read, None
-    fusion = predict_volume(
-        [model.method for model in job.models],
-        torch.from_numpy(np.asarray(read.transformed.image, dtype=np.float32)),
-        read.case.case,
-        job.inference,
-        keep_variance=job.wanted.uncertainty,
-        keep_labels=True,
-    )
+    try:
+        fusion = predict_volume(
+            [model.method for model in job.models],
+            torch.from_numpy(np.asarray(read.transformed.image, dtype=np.float32)),
+            read.case.case,
+            job.inference,
+            keep_variance=job.wanted.uncertainty,
+            keep_labels=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"the device's memory does not suffice ({str(error).splitlines()[0][:200]})",
+            where=f"case '{read.case.case}'",
+            fix="predict fewer windows a call (--window-batch 1), or use --device cpu",
+        ) from error
     return read, fusion
 
 
