@@ -10,7 +10,6 @@ from medsegdiff_cli.cli.shell import (
     DatasetOption,
     JsonOption,
     OverwriteOption,
-    PlansNameOption,
     PresetOption,
     QuietOption,
     VerboseOption,
@@ -33,7 +32,9 @@ def plan(
         str | None, typer.Option("--method", "-m", help="Also show patch, batch and memory for this method.")
     ] = None,
     preset: PresetOption = "recommended",
-    plans_name: PlansNameOption = "plans",
+    plans_name: Annotated[
+        str | None, typer.Option("--plans-name", help="Name of the plan, for several side by side [plans].")
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="Memory to fit, for example 8G [the GPU's, else half the RAM].")
     ] = None,
@@ -108,7 +109,7 @@ def plan(
             progress=lambda done, total: update(done=done, total=total),
         )
     configs = tuple(report.plan.configurations)
-    preview = _preview(method, dataset, preset, plans_name, workspace, configs) if method else {}
+    preview = _preview(method, dataset, preset, report.plan.plans_name, workspace, configs) if method else {}
     if json_output:
         print_json({**report.to_json(), "preview": preview})
         return
@@ -139,7 +140,7 @@ def _preview(
                     dataset=dataset,
                     workspace=open_workspace(workspace),
                     config=config,
-                    fold="all",
+                    fold="0",
                     preset=preset,
                     plans_name=plans_name,
                     device=choose_device(None),

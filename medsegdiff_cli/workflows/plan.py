@@ -39,6 +39,7 @@ class PlanRequest:
     """What `msd plan` was asked for.
 
     Attributes:
+        plans_name: None takes `plans`, or the name of a recipe's own plan (see `plans_name_of`).
         method: patches are fitted to this method's network; None takes the baseline's.
         memory: for example "8G"; None takes the GPU's, else half of the RAM.
         like: plan whose geometry is taken over.
@@ -47,7 +48,7 @@ class PlanRequest:
 
     dataset: str
     workspace: Workspace
-    plans_name: str = PLANS_NAME
+    plans_name: str | None = None
     method: str | None = None
     preset: str = "recommended"
     memory: str | None = None
@@ -82,9 +83,8 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     method = request.method or BASELINE
     find_method(method)
     recipe_section = sections_of(method, load_recipe(method), request.preset)["plan"] if request.method else {}
-    overrides = validate(
-        PlanOverrides, {"plans_name": request.plans_name, **recipe_section, **request.overrides}, "msd plan"
-    )
+    plans_name = request.plans_name or plans_name_of(method, request.preset, recipe_section)
+    overrides = validate(PlanOverrides, {"plans_name": plans_name, **recipe_section, **request.overrides}, "msd plan")
     scale = overrides.default_scale or default_scale()[0]
     memory, source = (parse_bytes(request.memory), "as asked for") if request.memory else default_memory_bytes()
     plan = make_plan(
@@ -97,11 +97,16 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
         like=request.like,
         supported_dims=find_method(method).n_dims,
     )
-    path = request.workspace.plans_file(dataset.name, request.plans_name)
+    path = request.workspace.plans_file(dataset.name, plans_name)
     plan = plan.model_copy(update={"explanation": (*plan.explanation, *_write_splits(dataset, folder))})
     _refuse_other_plan(path, plan, request.overwrite)
     write_plan(path, plan)
     return PlanReport(path=path, plan=plan)
+
+
+def plans_name_of(method: str, preset: str, recipe_section: Mapping[str, Any]) -> str:
+    """Return the name of the plan that a training uses by default: a recipe with its own geometry has its own plan."""
+    return f"{PLANS_NAME}_{method}_{preset}" if recipe_section else PLANS_NAME
 
 
 def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int, scale: Scale) -> Cost:

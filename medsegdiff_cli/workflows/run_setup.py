@@ -22,7 +22,7 @@ from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.methods.registry import find_method
-from medsegdiff_cli.paths import PLANS_NAME, find_dataset
+from medsegdiff_cli.paths import find_dataset
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
@@ -31,7 +31,7 @@ from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.method_settings import known_to, transitions_of, with_scale
-from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
 from medsegdiff_cli.workflows.run_folder import run_folder
@@ -124,9 +124,8 @@ def set_up_run(request: TrainRequest) -> RunSetup:
 
 
 def _plan_of(request: TrainRequest, dataset: DatasetFolder, sections: Sections) -> Plan:
-    """Read the plan, making it first when it is missing; a recipe with its own geometry gets its own plan."""
-    default = PLANS_NAME if not sections["plan"] else f"{PLANS_NAME}_{request.method}_{request.preset}"
-    name = request.plans_name or default
+    """Read the plan, making it first when it is missing."""
+    name = request.plans_name or plans_name_of(request.method, request.preset, sections["plan"])
     path = request.workspace.plans_file(dataset.name, name)
     if not path.is_file():
         log.info("no plan '%s' yet: planning", name)

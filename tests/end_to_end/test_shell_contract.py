@@ -173,6 +173,15 @@ def test_planning_again_keeps_an_edited_plan(copied):
     assert "interpolation: cubic" in plan.read_text()
 
 
+def test_a_preset_with_its_own_geometry_is_planned_where_training_looks_for_it(copied):
+    words = ["--workspace", copied, "--workers", 0, "--json"]
+    planned = done("plan", 1, "--method", "supervised", "--preset", "paper", *words).json
+    assert planned["path"].endswith("/plans_supervised_paper.yaml")
+    assert planned["plan"]["geometry"] == "resize"
+    assert planned["plan"]["default_scale"] == "full"
+    assert "20000 steps" in planned["preview"]["2d"][0]
+
+
 @pytest.mark.parametrize(
     "words",
     [
