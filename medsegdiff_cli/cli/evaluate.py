@@ -59,7 +59,7 @@ def evaluate(
 ) -> None:
     """Score predictions against references; writes `summary.json` and `scores.csv` into PREDICTIONS.
 
-    Missing predictions count as 0, missed structures are counted, never dropped.
+    Missing predictions count as 0 (training cases need none), missed structures are counted, never dropped.
 
     Example: `msd evaluate segmentations/ 4 --fail-below dice=0.85`
     """
@@ -73,10 +73,12 @@ def evaluate(
         find_reference,
         read_case_list,
     )
+    from medsegdiff_cli.workflows.models import find_models
 
     one_of(grid, ("native", "plan"), "--grid")
     if cv:
-        scores = evaluate_folds(predictions, demands=fail_below or ())
+        (run,) = find_models([str(predictions)], open_workspace(workspace))
+        scores = evaluate_folds(run, demands=fail_below or ())
         print_scores(scores, json_output, quiet)
         return
     if reference is None:

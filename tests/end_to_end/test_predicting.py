@@ -179,6 +179,7 @@ def test_the_folds_of_a_run_are_merged_into_one_cross_validation(lab):
     runs = [trained(lab.workspace, 1, *words, "--fold", fold) for fold in (0, 1)]
     single = [json.loads((run / "validation" / "summary.json").read_text()) for run in runs]
     merged = done("evaluate", runs[0].parent, "--cv", "--json").json
+    assert done("evaluate", runs[0].parent.name, "--cv", "--json", "--workspace", lab.workspace).json == merged
     cases = [case for summary in single for case in summary["metric_per_case"]]
     assert sorted(case["case"] for case in merged["metric_per_case"]) == sorted(case["case"] for case in cases)
     dice = [case["metrics"]["1"]["Dice"] for case in cases]
