@@ -3,7 +3,7 @@
 A method never sees files, epochs, optimisers or devices. Everything random comes through `noise`.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -46,7 +46,7 @@ class Sampling:
     eta: float = 0.0
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """Base of every method.
 
     Class attributes:

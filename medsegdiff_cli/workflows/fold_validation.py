@@ -76,7 +76,7 @@ def grid_dice(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> 
     return scores
 
 
-def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = None) -> Scores:
+def validate_fold(setup: RunSetup) -> Scores:
     """Predict the fold's validation cases into `fold_K/validation/` and score them on the native grid."""
     cases = {case.case: case for case in setup.dataset.cases("Tr")}
     (model,) = load_models([setup.folder], device=setup.request.device)
@@ -93,7 +93,7 @@ def validate_fold(setup: RunSetup, on_case: Callable[[str, str], None] | None = 
     )
     write_info(job)
     inputs = [InputCase(case=name, images=cases[name].images) for name in setup.record.val_cases]
-    predict_cases(job, inputs, on_case)
+    predict_cases(job, inputs)
     write_volumes(job.output)
     request = EvaluateRequest(
         predictions=job.output, reference=setup.dataset.path, cases=setup.record.val_cases, workers=0
