@@ -1,5 +1,6 @@
 """Demanded scores: `--fail-below dice=0.85`."""
 
+import math
 from collections.abc import Sequence
 
 from medsegdiff_cli.artifacts.scores import DISTANCES, RATIOS, Scores
@@ -36,7 +37,11 @@ def _parse(text: str) -> tuple[str, float]:
     if metric not in _DEMANDABLE:
         raise UsageError(f"unknown metric '{metric}'", where="--fail-below", fix=did_you_mean(metric, _DEMANDABLE))
     try:
-        return metric, float(number)
+        demanded = float(number)
     except ValueError:
+        demanded = math.nan
+    # Every score would pass a demand of NaN.
+    if math.isnan(demanded):
         fix = f"write it as {metric}=0.85"
-        raise UsageError(f"'{text}' is not METRIC=NUMBER", where="--fail-below", fix=fix) from None
+        raise UsageError(f"'{text}' is not METRIC=NUMBER", where="--fail-below", fix=fix)
+    return metric, demanded

@@ -81,6 +81,6 @@ def _cgroup_folders(root: Path) -> list[Path]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
-            own = (root / controllers / path.lstrip("/")) if controllers else root / path.lstrip("/")
+            own = root / controllers / path.lstrip("/")
             folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
     return folders

@@ -124,9 +124,11 @@ def _validation_windows(setup: RunSetup) -> int:
     )
     a_case = windows_of(configuration.median_shape_voxels, settings)
     n_cases = len(setup.record.val_cases)
-    quick = {None: _QUICK_VALIDATIONS, 0: 0}.get(
-        training.validate_every_steps, training.steps // max(training.validate_every_steps or 1, 1)
-    )
+    every = training.validate_every_steps
+    if every is None:
+        quick = _QUICK_VALIDATIONS
+    else:
+        quick = training.steps // every if every else 0
     return a_case * (n_cases + quick * min(n_cases, training.validation_cases))
 
 

@@ -186,7 +186,8 @@ def test_an_undefined_score_reaches_no_demand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("dise=0.8", "did you mean 'dice'"), ("dice", "not METRIC=NUMBER"), ("dice=x", "METRIC")]
+    ("text", "message"),
+    [("dise=0.8", "did you mean 'dice'"), ("dice", "not METRIC=NUMBER"), ("dice=x", "METRIC"), ("dice=nan", "METRIC")],
 )
 def test_a_wrong_demand_is_a_usage_error(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
