@@ -3,7 +3,7 @@
 ```
 CASE.nii.gz                     label map, the dataset's own values
 CASE.json                       sidecar: digests, settings, flags, volumes; its presence means "done"
-CASE_probabilities.nii.gz ...   optional maps
+probabilities/, uncertainty/, members/   optional maps
 prediction.json                 models, settings, label names; volumes.csv: one row a case and class
 ```
 """
@@ -52,6 +52,7 @@ class PredictionInfo(StrictModel):
 
     Attributes:
         classes: class name to the label values it consists of.
+        trained_on: labelled cases that one of the models was trained on; scores of them are said to be no test.
         notes: sentences to print beside every score, for example about test images seen in pretraining.
     """
 
@@ -70,6 +71,7 @@ class PredictionInfo(StrictModel):
     command: str
     seed: int
     train_cases: int
+    trained_on: tuple[str, ...] = ()
     validation_labels_used_for_selection: int = 0
     notes: tuple[str, ...] = ()
 

@@ -111,7 +111,7 @@ def _score(
         settings,
         allow_missing=request.allow_missing,
         workers=request.workers,
-        notes=info.notes,
+        notes=(*info.notes, *_no_test(pairs, info)),
         provenance={
             key: getattr(info, key)
             for key in ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
@@ -119,6 +119,13 @@ def _score(
         | {"validation_labels_used_for_selection": info.validation_labels_used_for_selection},
         on_case=on_case,
     )
+
+
+def _no_test(pairs: Sequence[ScorePair], info: PredictionInfo) -> list[str]:
+    seen = {pair.case for pair in pairs if pair.prediction is not None} & set(info.trained_on)
+    if not seen:
+        return []
+    return [f"Cases named like ones that the model was trained on: {len(seen)} of {len(pairs)}; no test if the same."]
 
 
 def evaluate_folds(run: Path, demands: Sequence[str] = ()) -> Scores:

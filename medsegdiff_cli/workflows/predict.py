@@ -186,6 +186,7 @@ def info_of(job: PredictionJob) -> PredictionInfo:
         command=job.command,
         seed=job.inference.seed,
         train_cases=len(first.run.train_cases),
+        trained_on=tuple(sorted({case for model in job.models for case in model.run.train_cases})),
         validation_labels_used_for_selection=first.run.validation_labels_used_for_selection,
         notes=("test images were seen, without labels, in pretraining",) if overlap else (),
     )

@@ -64,6 +64,15 @@ def test_a_tree_with_training_cases_needs_only_the_test_cases_predicted(lab, pre
     assert evaluate(lab, predictions, tmp_path / "tree").json["aggregations"]["overall"]["missing_predictions"] == 1
 
 
+def test_scores_of_training_cases_are_said_to_be_no_test(lab, tmp_path, predictions):
+    done("predict", lab.run, lab.dataset / "imagesTr", tmp_path / "seen", "--workers", 0)
+    trained_on = json.loads((lab.run / "run.json").read_text())["train_cases"]
+    (note,) = evaluate(lab, tmp_path / "seen", 1).json["notes"]
+    assert f"trained on: {len(trained_on)} of 6;" in note
+    assert evaluate(lab, predictions, 1).json["notes"] == []
+    assert json.loads((lab.run / "validation" / "summary.json").read_text())["notes"] == []
+
+
 def test_domains_of_the_predictions_dataset_are_kept_with_any_reference(lab, predictions, tmp_path):
     dataset = tmp_path / "Dataset001_Phantom"
     shutil.copytree(lab.dataset, dataset)
