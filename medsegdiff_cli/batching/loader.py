@@ -12,14 +12,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
 from medsegdiff_cli.batching.dataset import PatchDataset, PatchSettings, Sample
-from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
+from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, UsageError
 
 _PREFETCHED_BATCHES = 2
 _NAMED_CASES = 10
@@ -108,8 +108,8 @@ class _SampleNumbers(Sampler[list[int]]):
 def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> Iterator[Batch]:
     in_processes = workers > 0
     # No timeout: with one, torch looks for dead workers (unless they are direct children) only when it has passed.
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # collate turns samples into batches
+    loader: DataLoader[Sample | MsdError] = DataLoader(
+        _ErrorsAsSamples(dataset),
         batch_sampler=numbers,
         num_workers=workers,
         collate_fn=_collate,
@@ -117,7 +117,7 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
         multiprocessing_context=_process_context() if in_processes else None,
         worker_init_fn=_leave_interrupts_to_the_parent if in_processes else None,
     )
-    iterator = iter(loader)
+    iterator: Iterator[Batch | MsdError] = iter(loader)
     for delivered in itertools.count():
         try:
             batch = next(iterator)
@@ -128,7 +128,22 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
             if isinstance(problem, RuntimeError) and "DataLoader" not in str(problem):
                 raise
             raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
+        if isinstance(batch, MsdError):
+            raise batch
         yield batch
+
+
+class _ErrorsAsSamples(Dataset[Sample | MsdError]):
+    """Hands a user's error over like a sample: torch would wrap an exception of a worker into its traceback."""
+
+    def __init__(self, dataset: PatchDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, number: int) -> Sample | MsdError:
+        try:
+            return self._dataset[number]
+        except MsdError as error:
+            return error
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
@@ -159,7 +174,13 @@ def _worker_died(
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def _collate(outcomes: list[Sample | MsdError]) -> Batch | MsdError:
+    """Return the batch, or the first error among its samples."""
+    samples = []
+    for outcome in outcomes:
+        if isinstance(outcome, MsdError):
+            return outcome
+        samples.append(outcome)
     labels = [sample.label for sample in samples if sample.label is not None]
     valid = [sample.valid for sample in samples if sample.valid is not None]
 

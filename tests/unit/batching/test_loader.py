@@ -224,6 +224,19 @@ def test_what_cannot_be_trained_on_is_refused(make_store: Callable[..., Preproce
         batches_of(store, supervision="none")
 
 
+def test_an_error_inside_of_a_worker_reads_as_it_would_without_one(
+    make_store: Callable[..., PreprocessedStore],
+) -> None:
+    store, texts = make_store(n=1), []
+    (store.folder / "case_0.npy").write_bytes(b"\x93NUMPY")
+    for workers in (0, 1):
+        with pytest.raises(InputDataError) as caught:
+            batches_of(store, workers=workers)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+    assert "to do: run `msd preprocess` again" in texts[1]
+
+
 class LethalStore(PreprocessedStore):
     """Reading from it ends the process, as the kernel does when memory is full."""
 
