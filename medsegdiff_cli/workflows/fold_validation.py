@@ -20,6 +20,7 @@ from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import load_models
 from medsegdiff_cli.prediction.predictor import predict_cases
+from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.training.outcome import ValidationScore
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
@@ -80,12 +81,13 @@ def validate_fold(setup: RunSetup) -> Scores:
     """Predict the fold's validation cases into `fold_K/validation/` and score them on the native grid."""
     cases = {case.case: case for case in setup.dataset.cases("Tr")}
     (model,) = load_models([setup.folder], device=setup.request.device)
+    transform = transform_settings(setup.plan, setup.record.config)
     job = PredictionJob(
         models=[model],
         output=setup.folder / VALIDATION,
-        transform=transform_settings(setup.plan, setup.record.config),
+        transform=transform,
         inference=inference_settings(model),
-        masks=_mask_folder(cases),
+        masks=_mask_folder(cases) if uses_mask(transform) else None,
         ending=setup.plan.file_ending,
         overwrite=True,
         workers=1,

@@ -150,3 +150,16 @@ def test_a_missing_mask_stops_preprocessing_with_code_3(masked, tmp_path):
     assert outcome.code == 3
     assert "p3" in outcome.stderr
     assert "mask" in outcome.stderr
+
+
+def test_a_plan_without_masks_does_not_miss_one(masked, tmp_path):
+    shutil.copytree(masked[0], tmp_path / "workspace")
+    folds = json.loads(
+        (tmp_path / "workspace" / "preprocessed" / "Dataset043_Masked" / "splits_final.json").read_text()
+    )
+    validated = json.loads(splits.read_text())[0]["val"][0]
+    (tmp_path / "workspace" / "raw" / "Dataset043_Masked" / "masksTr" / f"{validated}.nii.gz").unlink()
+    words = ["--plans-name", "plain", "--scale", "tiny", "--workers", 0]
+    done("plan", 43, "--workspace", tmp_path / "workspace", *words)
+    run = trained(tmp_path / "workspace", 43, "--config", "3d", "--set", "steps=1", "--plans-name", "plain")
+    assert (run / "validation" / f"{validated}.nii.gz").is_file()
