@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from msd_shell import done, trained, write_oblique_source
 
+from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.methods.registry import find_method
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.workflows import plan, run_setup
 
@@ -16,6 +19,10 @@ def quick_training():
     """Train without pictures of progress, and with a rough count of memory for the measured one (tested apart)."""
 
     def rough_bytes(method, task, settings, patch_size, batch_size, device):
+        # As when memory is measured, settings that make no network are found before a run's folder is made.
+        method_class = find_method(method).load()
+        with torch.device("meta"):
+            method_class(task, validate(method_class.Settings, dict(settings), f"settings of method '{method}'"))
         voxels = batch_size
         for edge in patch_size:
             voxels *= edge
