@@ -154,9 +154,7 @@ def test_a_missing_mask_stops_preprocessing_with_code_3(masked, tmp_path):
 
 def test_a_plan_without_masks_does_not_miss_one(masked, tmp_path):
     shutil.copytree(masked[0], tmp_path / "workspace")
-    folds = json.loads(
-        (tmp_path / "workspace" / "preprocessed" / "Dataset043_Masked" / "splits_final.json").read_text()
-    )
+    splits = tmp_path / "workspace" / "preprocessed" / "Dataset043_Masked" / "splits_final.json"
     validated = json.loads(splits.read_text())[0]["val"][0]
     (tmp_path / "workspace" / "raw" / "Dataset043_Masked" / "masksTr" / f"{validated}.nii.gz").unlink()
     words = ["--plans-name", "plain", "--scale", "tiny", "--workers", 0]
