@@ -43,7 +43,9 @@ SetOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="Preset of the recipe, for example recommended or paper.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print forecasts of time, memory and disk; do nothing.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only forecast time, memory and disk (a missing plan is made).")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")]
 
