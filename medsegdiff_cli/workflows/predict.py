@@ -100,11 +100,14 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     transform = transform_settings(first.plan, first.run.config)
     if request.masks is None and uses_mask(transform) and (Path(first.run.dataset_path) / "masksTr").is_dir():
         log.warning("the model was trained with masks: name those of these images with --masks")
+    inference = inference_settings(first, request)
+    if request.mirror and not inference.mirror_axes:
+        log.warning("--mirror changes nothing: the plan has no axis to mirror along")
     job = PredictionJob(
         models=models,
         output=request.output,
         transform=transform,
-        inference=inference_settings(first, request),
+        inference=inference,
         wanted=request.wanted,
         masks=request.masks,
         overwrite=request.overwrite,

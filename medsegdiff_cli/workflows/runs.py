@@ -11,6 +11,7 @@ from medsegdiff_cli.artifacts.document import read_json
 from medsegdiff_cli.artifacts.run import RunRecord, read_run
 from medsegdiff_cli.errors import MsdError, UsageError, did_you_mean
 from medsegdiff_cli.paths import (
+    CHECKPOINTS,
     FOLD_PREFIX,
     METRICS_JSONL,
     RUN_JSON,
@@ -101,12 +102,18 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _steps_done(folder: Path, record: RunRecord) -> int:
-    """Return the optimiser steps done: those of run.json, and of the journal for the stage that is under way."""
+    """Return the optimiser steps done: of run.json, and of journal and checkpoints for the stage under way."""
     recorded = sum(stage.steps_done for stage in record.stages)
     if record.is_finished:
         return recorded
     finished = sum(stage.steps_done for stage in record.stages if stage.status == "finished")
-    return max(recorded, finished + _last_step(folder / METRICS_JSONL))
+    return max(recorded, finished + _last_step(folder / METRICS_JSONL), _saved_step(folder / CHECKPOINTS))
+
+
+def _saved_step(checkpoints: Path) -> int:
+    """Return the newest checkpoint's step within its stage: a training may stop before its journal's next line."""
+    steps = (path.stem.removeprefix("step_") for path in checkpoints.glob("step_*.json"))
+    return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 def _last_step(journal: Path) -> int:

@@ -96,6 +96,12 @@ def test_predictions_of_another_model_in_the_same_folder_are_code_2(lab, images,
     assert tree(tmp_path / "out") == tree(reference)
 
 
+def test_mirroring_without_an_axis_is_said_to_change_nothing(lab, images, tmp_path):
+    outcome = predict(lab, images, tmp_path / "out", "--mirror", "--dry-run")
+    assert outcome.code == 0
+    assert "--mirror changes nothing" in outcome.stderr
+
+
 def test_the_folder_of_the_images_is_refused_as_output(lab, images):
     before = tree(images)
     for source in (images, next(images.iterdir())):

@@ -68,6 +68,14 @@ def test_a_training_under_way_shows_the_steps_of_its_journal(place):
     assert (row["state"], row["steps"]) == ("running", "20/300")
 
 
+def test_a_training_that_was_stopped_early_shows_its_checkpoint(place):
+    folder = make_run(place, status="planned", done=0)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step_00000007.json").write_text("{}")
+    (row,) = list_runs(place)
+    assert (row["state"], row["steps"]) == ("running", "7/300")
+
+
 def test_a_damaged_run_is_listed_as_such(place):
     (make_run(place) / "run.json").write_text("{")
     (row,) = list_runs(place)
