@@ -40,11 +40,15 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         progress: told of every step.
 
     Raises:
-        UsageError: the run folder holds other settings.
+        UsageError: the run folder holds other settings, or too little of the parent's weights fits; nothing is written.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
     cores_left = usable_cores() - setup.request.workers
     with torch_threads(cores_left), join_team(setup.request.device) as team:
+        method = setup.new_method()
+        parent = setup.request.parent
+        if parent is not None:
+            start = start_from(method, parent, min_coverage=setup.request.min_coverage)
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
         # A resumed run keeps the precision that it began with.
         setup = replace(setup, record=record)
@@ -52,9 +56,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         team.from_lead(0.0)
         handler = logs.add_file(setup.folder / TRAINING_LOG) if team.is_lead else None
         try:
-            method = setup.new_method()
-            if setup.request.parent is not None:
-                start_from(method, setup.request.parent, min_coverage=setup.request.min_coverage)
+            if parent is not None:
+                log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
             for stage in method.stages:
                 record = _train_one(setup, record, method, stage, store, progress, team)
             return TrainReport(record, validate_fold(setup) if record.val_cases and team.is_lead else None)

@@ -45,6 +45,7 @@ def test_too_little_coverage_is_code_2(lab, other):
     outcome = msd("finetune", "supervised", 50, "--from", lab.run, *words)
     assert outcome.code == 2
     assert "%" in outcome.stderr
+    assert not list((other / "results").glob("*/*model_channels-24*"))
 
 
 def test_finetuning_without_steps_of_change_starts_at_the_parents_weights(lab):
