@@ -5,6 +5,7 @@ import locale
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,10 @@ def write(path: Path, array: np.ndarray, spacing_mm: tuple[float, ...] | None) -
     if spacing_mm is not None:
         image.SetSpacing(spacing_mm[::-1])
     SimpleITK.WriteImage(image, str(path))
+
+
+@pytest.fixture(autouse=True)
+def same_random_tensors():
+    """Give every test the same tensors in any order of tests; torch is not imported for those that don't use it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
