@@ -125,7 +125,7 @@ def write(path: Path, array: np.ndarray, spacing_mm: tuple[float, ...] | None) -
 
 
 @pytest.fixture(autouse=True)
-def same_random_tensors():
+def _same_random_tensors() -> None:
     """Give every test the same tensors in any order of tests; torch is not imported for those that don't use it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
