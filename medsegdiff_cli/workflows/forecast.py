@@ -55,9 +55,9 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
             method, stage, recipe.patch_size_voxels, recipe.batch_size, record.precision, device
         )
         total_s += steps[stage.name] * timing.seconds
-        parts.append(f"{_duration(timing.seconds)} a step, {timing.how}")
+        parts.append(f"{duration_in_words(timing.seconds)} a step, {timing.how}")
     forecast["time"] = (
-        f"about {_duration(total_s)} ({'; '.join(parts)}; reading, augmenting and validating come on top)"
+        f"about {duration_in_words(total_s)} ({'; '.join(parts)}; reading, augmenting and validating come on top)"
     )
     return forecast
 
@@ -90,7 +90,7 @@ def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
 
 def _prediction_time(calls: int, timing: Timing) -> str:
     return (
-        f"about {_duration(calls * timing.seconds)} ({_duration(timing.seconds)} a call, {timing.how}; "
+        f"about {duration_in_words(calls * timing.seconds)} ({duration_in_words(timing.seconds)} a call, {timing.how}; "
         "reading and writing come on top)"
     )
 
@@ -174,7 +174,7 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _duration(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Return a duration for people: 0.25 s, 42 s, 18 min, 2.5 h, 3.1 days."""
     if seconds < 10:
         return f"{seconds:.2g} s"
