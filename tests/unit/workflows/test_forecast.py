@@ -9,7 +9,7 @@ import torch
 from medsegdiff_cli.methods.base import Stage
 from medsegdiff_cli.paths import Workspace
 from medsegdiff_cli.workflows import step_timing
-from medsegdiff_cli.workflows.forecast import _duration, forecast_prediction, forecast_training
+from medsegdiff_cli.workflows.forecast import duration_in_words, forecast_prediction, forecast_training
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction
 from medsegdiff_cli.workflows.run_request import TrainRequest
@@ -107,4 +107,4 @@ def test_timing_leaves_the_weights_as_they_were(setup):
     [(0.253, "0.25 s"), (42, "42 s"), (1080, "18 min"), (9000, "2.5 h"), (90_000, "25 h"), (267_840, "3.1 days")],
 )
 def test_durations_are_written_for_people(seconds, words):
-    assert _duration(seconds) == words
+    assert duration_in_words(seconds) == words
