@@ -9,7 +9,6 @@ Differs from the published code: two or three axes, strides per axis, attention 
 attention does not depend on the size of the patch (see `LinearAttention`).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsegdiff_cli.networks.layers import SPATIAL_OPS, Upsample
+from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
 from medsegdiff_cli.networks.tedm_blocks import CosineAttention, FiLMBlock, LinearAttention, sinusoidal_embedding
 
 
@@ -63,15 +63,7 @@ class TEDMSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "TEDMSettings":
-        levels = range(len(self.channel_mult))
-        if min(self.channel_mult) < 1:
-            raise ValueError(f"channel_mult {self.channel_mult} leaves a level without channels")
-        if unknown := sorted(set(self.attention_levels or ()) - set(levels)):
-            raise ValueError(f"attention_levels {unknown} do not exist: the network has levels 0 to {levels[-1]}")
-        if len(self.level_strides) != len(levels) - 1:
-            raise ValueError(f"{len(self.level_strides)} strides for {len(levels) - 1} transitions between levels")
-        if any(len(step) != self.n_dims or not set(step) <= {1, 2} for step in self.level_strides):
-            raise ValueError(f"strides {self.strides}: each needs {self.n_dims} numbers, all 1 or 2")
+        check_levels(self.level_channels, self.levels_with_attention, self.level_strides, self.n_dims)
         return self
 
     @property
@@ -87,9 +79,7 @@ class TEDMSettings(BaseModel):
     @property
     def level_strides(self) -> tuple[tuple[int, ...], ...]:
         """Strides per level transition and axis, with the default filled in."""
-        if self.strides is None:
-            return ((2,) * self.n_dims,) * (len(self.channel_mult) - 1)
-        return self.strides
+        return filled_strides(self.strides, self.n_dims, len(self.channel_mult))
 
 
 class TEDMUNet(nn.Module):
@@ -141,8 +131,7 @@ class TEDMUNet(nn.Module):
     @property
     def divisor(self) -> tuple[int, ...]:
         """Total stride per axis: every spatial size must be a multiple of it."""
-        axes = range(self.settings.n_dims)
-        return tuple(math.prod(step[axis] for step in self.settings.level_strides) for axis in axes)
+        return total_stride(self.settings.level_strides, self.settings.n_dims)
 
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
         """Return the number of features that `forward` gives for each of `taps`."""
