@@ -37,8 +37,6 @@ def _find_model(reference: str, workspace: Workspace, dataset: str | None, confi
     if chosen:
         names = ", ".join(f"{run.parent.name}/{run.name}" for run in chosen)
         raise UsageError(f"'{reference}' names {len(chosen)} runs: {names}", where="MODEL", fix="give the run's path")
-    raise UsageError(
-        f"no model '{reference}'",
-        where=str(workspace.results),
-        fix=f"{did_you_mean(reference, [run.name for run in runs])}; see `msd runs`",
-    )
+    known = [run.name for run in runs]
+    fix = f"{did_you_mean(reference, known)}; see `msd runs`" if known else "train one first: msd train METHOD DATASET"
+    raise UsageError(f"no model '{reference}'", where=str(workspace.results), fix=fix)
