@@ -18,6 +18,7 @@ from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Pa
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import read_image, read_label
+from medsegdiff_cli.reporting.drawing import MOST_COLUMNS, grid_columns
 from medsegdiff_cli.reporting.slices import Panel, panels_of
 
 # Bright on grey and told apart by most colour-blind readers; further classes get generated hues. Colour photographs
@@ -26,7 +27,6 @@ _COLOURS = ("#ff4d4d", "#2ec4ff", "#ffd23f", "#4fe07a", "#c98bff", "#ff9f1c", "#
 _GOLDEN_RATIO = 0.618034
 _DPI = 130
 _TILE_INCHES = 2.2
-_MOST_COLUMNS = 6
 _LONGEST_TITLE = 26
 _LINE_WIDTH, _THIN_LINE_WIDTH = 0.8, 0.4
 # Outlines this many times longer than the picture's border (vessels) are drawn thin.
@@ -183,13 +183,10 @@ def _draw_legend(figure: Figure, colours: Mapping[str, str], columns: int) -> No
 
 
 def _columns(n_items: int, panels_each: int) -> int:
-    """Return a number of columns that leaves few gaps in the last row, near a sheet somewhat wider than high."""
+    """Return the columns of a sheet; the panels of one case stay in one row."""
     if panels_each > 1:
-        return panels_each * max(1, _MOST_COLUMNS // panels_each if n_items > 1 else 1)
-    if n_items <= 3:
-        return n_items
-    wanted = math.sqrt(n_items * 1.4)
-    return min(range(3, _MOST_COLUMNS + 1), key=lambda columns: (-n_items % columns) / columns + abs(columns - wanted))
+        return panels_each * max(1, MOST_COLUMNS // panels_each if n_items > 1 else 1)
+    return grid_columns(n_items)
 
 
 def _tile_size(panels: Sequence[Panel]) -> tuple[float, float]:
