@@ -17,7 +17,7 @@ PACKAGE = "medsegdiff_cli"
 LAYERS = (
     {PACKAGE, "errors", "paths", "log", "atomic"},
     {"artifacts"},
-    {"imaging", "diffusion", "networks", "metrics", "losses"},
+    {"imaging", "diffusion", "networks", "metrics", "losses", "phantoms"},
     {"methods"},
     {"inference"},
     {
