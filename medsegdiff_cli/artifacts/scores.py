@@ -185,7 +185,7 @@ def label_key(values: Sequence[int]) -> str:
 
 def write_scores(folder: Path, scores: Scores) -> None:
     """Write `scores.csv`, then `summary.json`, atomically."""
-    atomic.write_text(folder / SCORES_CSV, _to_csv(scores))
+    atomic.write_text(folder / SCORES_CSV, to_csv(scores))
     atomic.write_json(folder / SUMMARY_JSON, to_json(scores))
 
 
@@ -255,7 +255,8 @@ def _nnunet_mean(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     return means
 
 
-def _to_csv(scores: Scores) -> str:
+def to_csv(scores: Scores) -> str:
+    """Return the content of `scores.csv`."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     facts = ("missing_prediction", "distance_unit", "volume_unit")

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from medsegdiff_cli.cli import (
     check,
+    compare,
     convert,
     demo,
     doctor,
@@ -81,6 +82,7 @@ for verb in (
     finetune.finetune,
     predict.predict,
     evaluate.evaluate,
+    compare.compare,
     runs.runs,
     lists.methods,
     lists.datasets,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 PairedTest = Literal["wilcoxon", "ttest"]
 Correction = Literal["holm", "bonferroni", "none"]
@@ -21,7 +20,7 @@ _DRAWN_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestResult:
+class PValue:
     """A two-sided p-value, or None with the reason why there is none.
 
     Attributes:
@@ -84,7 +83,7 @@ def group_means(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable]
     return sums / sizes
 
 
-def paired_test(differences: Sequence[float] | np.ndarray, test: PairedTest, alpha: float) -> TestResult:
+def paired_test(differences: Sequence[float] | np.ndarray, test: PairedTest, alpha: float) -> PValue:
     """Test whether paired differences are centred on 0, two-sided.
 
     Args:
@@ -120,22 +119,27 @@ def smallest_p(n: int) -> float:
     return 2.0 ** (1 - n) if n else 1.0
 
 
-def _wilcoxon(differences: np.ndarray, alpha: float) -> TestResult:
+def _wilcoxon(differences: np.ndarray, alpha: float) -> PValue:
     n = int(np.count_nonzero(differences))
     if smallest_p(n) > alpha:
-        note = f"too few for Wilcoxon: {n} non-zero differences can't give p below {smallest_p(n):.2g}"
-        return TestResult(p=None, note=note)
+        note = f"too few for Wilcoxon: {n} non-zero differences can't give p below {smallest_p(n):.3g}"
+        return PValue(p=None, note=note)
+    # Imported here: it takes most of a second, which a bootstrap alone need not wait for.
+    from scipy import stats
+
     # SciPy leaves zeros out itself, but an exact distribution is only chosen when there are none.
     outcome = stats.wilcoxon(differences[differences != 0], alternative="two-sided")
-    return TestResult(p=float(outcome.pvalue))
+    return PValue(p=float(outcome.pvalue))
 
 
-def _t_test(differences: np.ndarray) -> TestResult:
+def _t_test(differences: np.ndarray) -> PValue:
     if differences.size < 2:
-        return TestResult(p=None, note=f"too few for a t-test: {differences.size} differences")
+        return PValue(p=None, note=f"too few for a t-test: {differences.size} differences")
     if np.ptp(differences) == 0:
-        return TestResult(p=None, note="no t-test: all differences are equal")
-    return TestResult(p=float(stats.ttest_1samp(differences, 0.0).pvalue))
+        return PValue(p=None, note="no t-test: all differences are equal")
+    from scipy import stats
+
+    return PValue(p=float(stats.ttest_1samp(differences, 0.0).pvalue))
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
