@@ -52,6 +52,7 @@ class PredictionInfo(StrictModel):
 
     Attributes:
         classes: class name to the label values it consists of.
+        settings: of inference; all cases of the folder share them. Empty in folders of versions that did not say.
         trained_on: labelled cases that one of the models was trained on; scores of them are said to be no test.
         notes: sentences to print beside every score, for example about test images seen in pretraining.
     """
@@ -71,6 +72,7 @@ class PredictionInfo(StrictModel):
     command: str
     seed: int
     train_cases: int
+    settings: dict[str, Any] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = ()
     validation_labels_used_for_selection: int = 0
     notes: tuple[str, ...] = ()

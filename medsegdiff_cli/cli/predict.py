@@ -23,6 +23,7 @@ from medsegdiff_cli.cli.shell import (
     say,
     verb,
 )
+from medsegdiff_cli.errors import UsageError
 
 
 @verb
@@ -48,6 +49,10 @@ def predict(
         bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored windows [the recipe's].")
     ] = None,
     draws: Annotated[int, typer.Option("--draws", min=1, help="Repetitions of a stochastic method.")] = 1,
+    timesteps: Annotated[
+        list[str] | None,
+        typer.Option("--timesteps", help="Of a timestep ensemble, for example 1,10,25 [all it was trained with]."),
+    ] = None,
     window_batch: Annotated[int | None, typer.Option("--window-batch", min=1, help="Windows per network call.")] = None,
     save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write one map per class.")] = False,
     save_uncertainty: Annotated[
@@ -78,6 +83,7 @@ def predict(
 
     Example: `msd predict supervised__3d new_patients/ segmentations/`
     """
+    from medsegdiff_cli.methods.base import Sampling
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.prediction.settings import OutputSettings
     from medsegdiff_cli.prediction.slurm import slurm_script
@@ -99,6 +105,7 @@ def predict(
             step_size=step_size,
             mirror=mirror,
             draws=draws,
+            sampling=Sampling(timesteps=_whole_numbers(timesteps, "--timesteps")),
             window_batch=window_batch,
             wanted=OutputSettings(probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members),
             masks=masks,
@@ -129,3 +136,21 @@ def predict(
         print_json({"schema_version": 1, "output": str(output), "written": report.written, "reused": report.reused})
     else:
         say(f"{output}: {len(report.written)} written, {len(report.reused)} already there", quiet)
+
+
+def _whole_numbers(texts: list[str] | None, flag: str) -> tuple[int, ...] | None:
+    """Return the numbers of a flag that holds a list (`1,10`), is repeated, or both; None when it is not given.
+
+    Raises:
+        UsageError: something else.
+    """
+    if not texts:
+        return None
+    words = ",".join(texts).replace(",", " ").split()
+    try:
+        numbers = tuple(int(word) for word in words)
+    except ValueError:
+        numbers = ()
+    if not numbers:
+        raise UsageError(f"'{','.join(texts)}' is no list of whole numbers", where=flag, fix=f"write {flag} 1,10,25")
+    return numbers

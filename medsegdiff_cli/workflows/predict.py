@@ -5,12 +5,13 @@ import io
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
+from medsegdiff_cli.artifacts.plan import changed_keys
 from medsegdiff_cli.artifacts.prediction_folder import (
     PredictionInfo,
     Sidecar,
@@ -91,6 +92,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     """
     device = choose_device(request.device)
     models = load_models(request.models, folds=request.folds, checkpoint=request.checkpoint, device=device)
+    sampling = replace(request.sampling, timesteps=chosen_timesteps(models, request.sampling.timesteps))
     first = models[0]
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
     if request.output.exists() and request.source.exists() and _is_inside(request.source, request.output):
@@ -100,7 +102,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     transform = transform_settings(first.plan, first.run.config)
     if request.masks is None and uses_mask(transform) and (Path(first.run.dataset_path) / "masksTr").is_dir():
         log.warning("the model was trained with masks: name those of these images with --masks")
-    inference = inference_settings(first, request)
+    inference = inference_settings(first, replace(request, sampling=sampling))
     if request.mirror and not inference.mirror_axes:
         log.warning("--mirror changes nothing: the plan has no axis to mirror along")
     job = PredictionJob(
@@ -115,6 +117,36 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         command=command_line(),
     )
     return PreparedPrediction(job, inputs, shard(inputs.cases, request.num_shards, request.shard_id))
+
+
+def chosen_timesteps(models: Sequence[LoadedModel], wanted: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the timesteps to predict with, ascending; None for all that the models were trained with.
+
+    Asking for all in any order is the same prediction as not asking.
+
+    Raises:
+        UsageError: a model has no timesteps, or not these ones; or one is given twice.
+    """
+    if wanted is None:
+        return None
+    if len(set(wanted)) < len(wanted):
+        raise UsageError(f"{_list(wanted)} has a timestep twice", where="--timesteps", fix="give each timestep once")
+    for model in models:
+        known, name = model.method.timesteps, f"{model.folder.parent.name}/{model.folder.name}"
+        if not known:
+            raise UsageError(
+                f"method '{model.run.method}' of {name} has no timesteps to choose from",
+                where="--timesteps",
+                fix="leave --timesteps out",
+            )
+        if unknown := sorted(set(wanted) - set(known)):
+            raise UsageError(
+                f"{name} was not trained with timestep {_list(unknown)}",
+                where="--timesteps",
+                fix=f"choose among {_list(known)}",
+            )
+    has_all = all(set(model.method.timesteps) == set(wanted) for model in models)
+    return None if has_all else tuple(sorted(wanted))
 
 
 def inference_settings(model: LoadedModel, request: PredictRequest | None = None) -> InferenceSettings:
@@ -153,7 +185,7 @@ def write_info(job: PredictionJob) -> None:
     """Write `prediction.json`, or check that the folder's own agrees.
 
     Raises:
-        UsageError: the folder holds predictions of other models, and `overwrite` is not set.
+        UsageError: the folder holds predictions of other models or settings, and `overwrite` is not set.
     """
     info = info_of(job)
     if (job.output / PREDICTION_JSON).is_file() and not job.overwrite:
@@ -161,6 +193,13 @@ def write_info(job: PredictionJob) -> None:
         if existing.model_digests != info.model_digests:
             raise UsageError(
                 f"OUTPUT holds predictions of other models ({', '.join(existing.models)})",
+                where=str(job.output),
+                fix="choose another OUTPUT, or pass --overwrite",
+            )
+        changed = [key.partition(".")[2] for key in changed_keys(existing, info) if key.startswith("settings.")]
+        if existing.settings and changed:
+            raise UsageError(
+                f"OUTPUT holds predictions made with other settings ({', '.join(changed)})",
                 where=str(job.output),
                 fix="choose another OUTPUT, or pass --overwrite",
             )
@@ -188,6 +227,7 @@ def info_of(job: PredictionJob) -> PredictionInfo:
         msd_version=__version__,
         command=job.command,
         seed=job.inference.seed,
+        settings=asdict(job.inference),
         train_cases=len(first.run.train_cases),
         trained_on=tuple(sorted({case for model in job.models for case in model.run.train_cases})),
         validation_labels_used_for_selection=first.run.validation_labels_used_for_selection,
@@ -250,6 +290,10 @@ def _sidecar(folder: Path, case: str) -> Sidecar | None:
     except InputDataError:
         log.warning("%s.json is not a sidecar of msd; it is left out of %s", case, VOLUMES_CSV)
         return None
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
 
 
 def _is_inside(source: Path, output: Path) -> bool:
