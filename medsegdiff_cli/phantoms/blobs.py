@@ -27,8 +27,8 @@ def draw_blobs(
     random = np.random.default_rng([seed, index])
     y, x = plane(shape)
     edge = 2.0 / min(shape)
-    image = _TEXTURE * smooth_noise(shape, random, 1 / 8)
     ellipses = draw_ellipses(random)
+    image = _TEXTURE * smooth_noise(shape, random, 1 / 8)
     for contrast, ellipse in zip(_CONTRASTS, ellipses, strict=True):
         image = image + contrast * ellipse.soft(ellipse.inside(y, x), edge)
     label = (ellipses[0].inside(y, x) > 0).astype(np.uint8)

@@ -93,7 +93,7 @@ def _draw_lung(random: np.random.Generator, side: int, height: float, middle: fl
         # The fixed wave of order 3 makes the top narrower than the base.
         orders=(3, *orders),
         amplitudes=(0.05, *amplitudes),
-        phases=(np.pi / 2, *phases),
+        phases=(-np.pi / 2, *phases),
     )
 
 

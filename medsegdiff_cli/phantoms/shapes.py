@@ -55,7 +55,7 @@ class WobblyEllipse:
         return np.asarray(border - np.hypot(v, u))
 
     def soft(self, inside: np.ndarray, width: float) -> np.ndarray:
-        """Return weights from `inside`: 1 inside, 0.5 on the border, 0 beyond an edge of about `width` (half images)."""
+        """Return weights from `inside`: 1, then 0.5 on the border, 0 past an edge about `width` wide (half images)."""
         return np.clip(inside * float(np.mean(self.radii)) / width + 0.5, 0.0, 1.0)
 
 
