@@ -122,10 +122,11 @@ def _signal_and_sigma(t: Tensor, like: Tensor, schedule: Schedule) -> tuple[Tens
 
 
 def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Return the table's entries at `t`, ready to be multiplied with `like`."""
-    if t.device.type == "cpu":  # elsewhere the check would wait for the device
-        assert int(t.min()) >= 0, f"timestep {int(t.min())} has no entry"
-    return _per_item(_cast(table, like)[t.to(like.device)], like)
+    """Return the table's entries at `t`, ready to be multiplied with `like`.
+
+    Unlike square brackets, `index_select` refuses negative indices.
+    """
+    return _per_item(_cast(table, like).index_select(0, t.to(like.device)), like)
 
 
 def _per_item(values: Tensor, like: Tensor) -> Tensor:

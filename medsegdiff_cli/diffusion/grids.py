@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from medsegdiff_cli.diffusion.schedules import CLEAN, Schedule
 from medsegdiff_cli.errors import UsageError
@@ -58,8 +57,7 @@ def strided(schedule: Schedule, grid: Grid) -> Schedule:
 
     Its index k belongs to the training timestep `grid[-1 - k]`, which is what the network must be told.
     """
-    kept = torch.tensor(validated_grid(grid, schedule.T)).flip(0)
-    return Schedule(schedule.alphas_cumprod[kept])
+    return Schedule(schedule.levels[list(reversed(validated_grid(grid, schedule.T)))])
 
 
 def remap_by_snr(timesteps: Sequence[int], source: Schedule, target: Schedule) -> tuple[int, ...]:

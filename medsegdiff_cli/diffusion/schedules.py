@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
@@ -55,43 +56,45 @@ class ScheduleSettings(BaseModel):
             UsageError: the settings leave no valid schedule, such as a T whose signal underflows.
         """
         betas = self._linear_betas() if self.name == "linear" else self._cosine_betas()
-        return Schedule(torch.cumprod(1 - betas, dim=0), self)
+        return Schedule(np.cumprod(1 - betas), self)
 
-    def _linear_betas(self) -> Tensor:
-        betas = torch.linspace(self.beta_first, self.beta_last, self.T, dtype=torch.float64)
-        return (betas * (1000 / self.T)).clamp(max=self.largest_beta) if self.scaled else betas
+    def _linear_betas(self) -> np.ndarray:
+        betas = np.linspace(self.beta_first, self.beta_last, self.T)
+        return np.minimum(betas * (1000 / self.T), self.largest_beta) if self.scaled else betas
 
-    def _cosine_betas(self) -> Tensor:
+    def _cosine_betas(self) -> np.ndarray:
         """Eq. 17: alphas_cumprod = f(t) / f(0), f(t) = cos²((t/T + s) / (1 + s) · π/2)."""
-        time = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
-        signal = torch.cos((time + self.s) / (1 + self.s) * (math.pi / 2)) ** 2
-        return (1 - signal[1:] / signal[:-1]).clamp(max=self.largest_beta)
+        time = np.linspace(0, 1, self.T + 1)
+        signal = np.cos((time + self.s) / (1 + self.s) * (math.pi / 2)) ** 2
+        return np.minimum(1 - signal[1:] / signal[:-1], self.largest_beta)
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """The tables of a noise schedule.
 
+    Checks and scalars work on the numpy array, so that a model can also be built under tensors without storage.
+
     Attributes:
-        alphas_cumprod: ᾱ, the share of the clean image's variance, float64 (T,), strictly decreasing in (0, 1).
+        levels: ᾱ, the share of the clean image's variance, float64 (T,), strictly decreasing in (0, 1).
         settings: what it was built from; None for one that was derived from another.
 
     Raises:
         UsageError: the table isn't strictly decreasing within (0, 1).
     """
 
-    alphas_cumprod: Tensor
+    levels: np.ndarray
     settings: ScheduleSettings | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alphas_cumprod", self.alphas_cumprod.detach().to("cpu", torch.float64))
+        object.__setattr__(self, "levels", np.asarray(self.levels, dtype=np.float64))
         # The comparison is False for NaN, so that NaN is refused too.
-        levels = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod, torch.zeros(1)])
+        levels = np.concatenate([[1.0], self.levels, [0.0]])
         falls = levels[:-1] > levels[1:]
         if len(levels) < 3 or not falls.all():
-            index = int((~falls).nonzero()[0]) if len(levels) > 2 else 0
+            index = int(np.flatnonzero(~falls)[0]) if len(levels) > 2 else 0
             raise UsageError(
-                f"the noise schedule does not fall from 1 to 0 at timestep {index} of {len(self.alphas_cumprod)}",
+                f"the noise schedule does not fall from 1 to 0 at timestep {index} of {len(self.levels)}",
                 where=str(self.settings) if self.settings else None,
                 fix="use fewer timesteps, or betas that are larger than 0 and smaller",
             )
@@ -99,7 +102,12 @@ class Schedule:
     @property
     def T(self) -> int:  # noqa: N802
         """Number of timesteps."""
-        return len(self.alphas_cumprod)
+        return len(self.levels)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ of each timestep, float64 (T,)."""
+        return torch.tensor(self.levels)
 
     @cached_property
     def alphas_cumprod_previous(self) -> Tensor:
@@ -140,7 +148,7 @@ class Schedule:
         """Return ᾱ at one timestep, 1 at `CLEAN`, as a python float: samplers do their scalar work without tensors."""
         if not CLEAN <= t < self.T:
             raise IndexError(f"timestep {t} of a schedule with {self.T}")
-        return 1.0 if t == CLEAN else self.alphas_cumprod[t].item()
+        return 1.0 if t == CLEAN else float(self.levels[t])
 
 
 def linear_schedule(

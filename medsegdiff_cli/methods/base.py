@@ -1,9 +1,11 @@
 """The Method contract: what training, validation and prediction know about any segmentation method.
 
-A method never sees files, epochs, optimisers or devices. Everything random comes through `noise`.
+A `Trainable` has stages and a loss. Two kinds of it exist: a `Method` predicts, an `Objective` is a pretraining that
+methods start from. Neither ever sees files, epochs, optimisers or devices. Everything random comes through `noise`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -39,25 +41,25 @@ class Sampling:
     Attributes:
         sampler, steps: None takes the model's own default.
         eta: 0 deterministic DDIM ... 1 ancestral.
+        timesteps: training timesteps whose members a timestep ensemble predicts with; None takes all that it has.
     """
 
     sampler: str | None = None
     steps: int | None = None
     eta: float = 0.0
+    timesteps: tuple[int, ...] | None = None
 
 
-class Method(nn.Module, ABC):
-    """Base of every method.
+class Trainable(nn.Module, ABC):
+    """What methods and pretraining objectives have in common: a task, settings, stages and a loss.
 
     Class attributes:
         Settings: frozen pydantic model with `extra="forbid"`; each field documented with unit and source.
         stages: in training order.
-        stochastic: whether `predict` depends on `noise` (then several draws make an ensemble).
     """
 
     Settings: ClassVar[type[BaseModel]]
     stages: ClassVar[tuple[Stage, ...]]
-    stochastic: ClassVar[bool] = False
 
     def __init__(self, task: Task, settings: Any) -> None:
         super().__init__()
@@ -72,6 +74,31 @@ class Method(nn.Module, ABC):
             noise: one stream per batch item.
         """
 
+    @property
+    @abstractmethod
+    def divisor(self) -> tuple[int, ...]:
+        """Numbers, one per axis, by which a patch's edges must be divisible."""
+
+
+class Method(Trainable):
+    """Base of every segmentation method.
+
+    Class attributes:
+        stochastic: whether `predict` depends on `noise` (then several draws make an ensemble).
+        inherited: settings that come with the weights of a run that training starts from (its network and noise
+            schedule), fields of `Settings`; None when no setting is bound to such weights.
+        pretrained: prefixes of the parameter names that such a run fills.
+    """
+
+    stochastic: ClassVar[bool] = False
+    inherited: ClassVar[type[BaseModel] | None] = None
+    pretrained: ClassVar[tuple[str, ...]] = ("",)
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """Timesteps of an ensemble, one or more members each; empty for every other method."""
+        return ()
+
     def prepare(self, image: Tensor) -> Any:
         """Return everything that does not depend on noise or steps; called once per window.
 
@@ -84,16 +111,24 @@ class Method(nn.Module, ABC):
     def predict(self, prepared: Any, noise: NoiseSource, sampling: Sampling) -> Tensor:
         """Return probabilities (batch, member, class, *spatial); deterministic given `noise`.
 
-        Members are an intrinsic ensemble (timesteps, classifiers). A stochastic method returns one member a call.
+        Members are an intrinsic ensemble (timesteps, classifiers); else a stochastic method returns one member a call.
         """
 
-    @property
+
+class Objective(Trainable):
+    """Base of every pretraining objective: it learns without labels what methods then start from."""
+
     @abstractmethod
-    def divisor(self) -> tuple[int, ...]:
-        """Numbers, one per axis, by which a patch's edges must be divisible."""
+    def illustrate(self, noise: NoiseSource, shape: Sequence[int]) -> Tensor | None:
+        """Return pictures of what was learnt, (batch, channel, *shape), or None when there is nothing to look at.
+
+        Args:
+            noise: one stream per picture.
+            shape: spatial size, multiples of the divisor.
+        """
 
 
-def parameters_of_stage(method: Method, stage: Stage) -> dict[str, nn.Parameter]:
+def parameters_of_stage(method: Trainable, stage: Stage) -> dict[str, nn.Parameter]:
     """Return the parameters that a stage optimises, by name.
 
     Raises:
@@ -106,7 +141,7 @@ def parameters_of_stage(method: Method, stage: Stage) -> dict[str, nn.Parameter]
     return {name: p for name, p in named.items() if name.startswith(stage.trains)}
 
 
-def enter_stage(method: Method, stage: Stage) -> None:
+def enter_stage(method: Trainable, stage: Stage) -> None:
     """Freeze and `eval()` everything outside `stage.trains`; the rest trains.
 
     Frozen modules must be in eval mode too: a frozen BatchNorm left in train mode still drifts.

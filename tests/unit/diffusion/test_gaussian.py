@@ -194,7 +194,7 @@ def test_half_precision_images_are_noised_in_float32(dtype):
 
 def test_timesteps_without_an_entry_are_refused():
     x, schedule = torch.zeros(1, 1, 2, 2), SCHEDULES["short"]
-    with pytest.raises(AssertionError, match="timestep -1 has no entry"):
+    with pytest.raises(IndexError, match="out of range"):
         q_sample(x, torch.tensor([-1]), x, schedule)
     with pytest.raises(IndexError):
         q_sample(x, torch.tensor([5]), x, schedule)

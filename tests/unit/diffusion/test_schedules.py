@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -121,7 +122,7 @@ def test_wrong_settings_are_refused(settings, message):
 )
 def test_invalid_tables_are_refused(levels):
     with pytest.raises(UsageError, match="does not fall from 1 to 0"):
-        Schedule(torch.tensor(levels))
+        Schedule(np.array(levels))
 
 
 def test_a_signal_that_underflows_is_refused_with_its_settings():
