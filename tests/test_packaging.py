@@ -27,8 +27,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def tree_files() -> list[str]:
-    """Return every module and recipe of the tree, relative to its root."""
-    patterns = [(PACKAGE, "*.py"), ("dataset_conversion", "*.py"), ("plans", "*.py"), ("plans", "*.yaml")]
+    """Return every module, template and recipe of the tree, relative to its root."""
+    patterns = [
+        (PACKAGE, "*.py"),
+        (PACKAGE, "*.jinja"),
+        ("dataset_conversion", "*.py"),
+        ("plans", "*.py"),
+        ("plans", "*.yaml"),
+    ]
     return sorted(str(path.relative_to(ROOT)) for folder, kind in patterns for path in (ROOT / folder).rglob(kind))
 
 
@@ -36,7 +42,7 @@ def installed_name(name: str) -> str:
     return name if name.startswith(f"{PACKAGE}/") else f"{PACKAGE}/{name}"
 
 
-def test_the_wheel_holds_every_module_and_recipe_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_every_module_template_and_recipe_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == {installed_name(name) for name in tree_files()}
 
