@@ -4,8 +4,14 @@
 CASE.nii.gz                     label map, the dataset's own values
 CASE.json                       sidecar: digests, settings, flags, volumes; its presence means "done"
 probabilities/, uncertainty/, members/   optional maps
-prediction.json                 models, settings, label names; volumes.csv: one row a case and class
+prediction.json                 models, settings, label names
+volumes.csv                     one row a case and class, from the sidecars
 ```
+
+`volumes.csv` has the columns `case`, `class`, `voxels` (native grid), `volume_ml` (blank without physical spacing),
+`agreement` (of the case, 0 to 1: mean over members of the Dice with the fused prediction), `member_agreement` (of the
+class, 0 to 1: Dice pooled over all pairs of members; blank where no member sees the class) and `flags`. Both agreements
+are measured on the network's grid, before the way back to the native one, and are blank for one member.
 """
 
 from pathlib import Path
@@ -27,6 +33,8 @@ class Sidecar(StrictModel):
         outputs: file name to sha256.
         volumes_ml: class to volume in millilitres (None without physical spacing); voxels: class to voxel count.
         agreement: mean over members of the Dice with the fused prediction, None with one member.
+        member_agreement: class to the Dice pooled over all pairs of members (see `RunningFusion.pairwise_dice`), None
+            where no member sees the class; empty with one member.
         flags: sentences on what to look at.
     """
 
@@ -44,6 +52,7 @@ class Sidecar(StrictModel):
     voxels: dict[str, int] = Field(default_factory=dict)
     volumes_ml: dict[str, float | None] = Field(default_factory=dict)
     agreement: float | None = None
+    member_agreement: dict[str, float | None] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
 

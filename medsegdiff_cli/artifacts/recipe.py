@@ -97,10 +97,13 @@ class PredictionSettings(StrictModel):
     Attributes:
         step_size: distance of neighbouring windows as a share of the patch.
         mirror: average over mirrored windows (the plan's mirror axes).
+        fusion: how several members become one label map: by their mean probabilities, or by the majority of their own
+            label maps (between equal votes the mean probabilities decide; regions are voted on one by one).
     """
 
     step_size: float = Field(default=0.5, gt=0, le=1)
     mirror: bool = False
+    fusion: Literal["mean", "majority"] = "mean"
 
 
 class Preset(StrictModel):

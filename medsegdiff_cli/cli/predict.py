@@ -53,6 +53,10 @@ def predict(
         list[str] | None,
         typer.Option("--timesteps", help="Of a timestep ensemble, for example 1,10,25 [all it was trained with]."),
     ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option("--fusion", help="mean of the members' probabilities, or majority of their votes [the recipe's]."),
+    ] = None,
     window_batch: Annotated[int | None, typer.Option("--window-batch", min=1, help="Windows per network call.")] = None,
     save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write one map per class.")] = False,
     save_uncertainty: Annotated[
@@ -91,6 +95,7 @@ def predict(
     from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction, split_arguments
 
     one_of(checkpoint, ("best", "last"), "--checkpoint")
+    one_of(fusion, ("mean", "majority"), "--fusion")
     models, source, output = split_arguments(arguments or [], source, output)
     if print_slurm:
         typer.echo(slurm_script(num_shards, sys.argv), nl=False)
@@ -105,6 +110,7 @@ def predict(
             step_size=step_size,
             mirror=mirror,
             draws=draws,
+            fusion=fusion,  # type: ignore[arg-type]  # checked by one_of
             sampling=Sampling(timesteps=_whole_numbers(timesteps, "--timesteps")),
             window_batch=window_batch,
             wanted=OutputSettings(probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members),

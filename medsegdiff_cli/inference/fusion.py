@@ -1,22 +1,39 @@
-"""Fusion of members: running mean and variance of probabilities, entropy, agreement; one member in memory at a time."""
+"""Fusion of members: running mean, variance and votes; entropy and agreement. Probabilities of one member at a time."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Fusion = Literal["mean", "majority"]
+
 
 class RunningFusion:
-    """Mean and variance over members by Welford's recursion, and each member's label map.
+    """Mean and variance over members by Welford's recursion, votes per class, and each member's label map.
 
     Args:
+        rule: "mean" decides by the mean probabilities, "majority" by the vote of the members' label maps.
         exclusive: classes exclude each other (argmax) or overlap (each above 0.5).
         keep_labels: keep the members' label maps, which agreement and `--save-members` need.
+        keep_votes: count the members that see each class in each voxel, which `pairwise_dice` needs; one byte a class
+            and voxel up to 255 members, four beyond. A majority counts them anyway.
     """
 
-    def __init__(self, *, exclusive: bool, keep_variance: bool, keep_labels: bool) -> None:
+    def __init__(
+        self,
+        *,
+        exclusive: bool,
+        keep_variance: bool,
+        keep_labels: bool,
+        rule: Fusion = "mean",
+        keep_votes: bool = False,
+    ) -> None:
         self.exclusive, self._keep_variance, self._keep_labels = exclusive, keep_variance, keep_labels
+        self.rule, self._keep_votes = rule, keep_votes or rule == "majority"
         self.count = 0
         self.mean = torch.empty(0)
         self._squares = torch.empty(0)
+        self._votes = torch.empty(0)
         self.member_labels: list[Tensor] = []
 
     def add(self, probabilities: Tensor) -> None:
@@ -28,10 +45,24 @@ class RunningFusion:
             self.mean = probabilities
             self._squares = torch.zeros_like(probabilities) if self._keep_variance else self._squares
             return
+        if self._keep_votes:
+            self._count_votes(probabilities)
         difference = probabilities - self.mean
         self.mean = self.mean + difference / self.count
         if self._keep_variance:
             self._squares += difference * (probabilities - self.mean)
+
+    @property
+    def scores(self) -> Tensor:
+        """What decides the label map, (class, *grid): the largest score wins, or for regions each one above 0.5.
+
+        They are the mean probabilities p, or for a majority v / M + (p - 1/2) / 2M with v votes of M members. Whole
+        votes differ by 1 / M and the second term by no more than half of that, so p decides between equal votes alone.
+        With one member the vote is that member's, whose probabilities are the better scores between voxels.
+        """
+        if self.rule == "mean" or self.count < 2:
+            return self.mean
+        return self._votes / self.count + (self.mean - 0.5) / (2 * self.count)
 
     @property
     def variance(self) -> Tensor:
@@ -51,8 +82,38 @@ class RunningFusion:
         """
         if len(self.member_labels) < 2:
             return None
-        fused = label_map(self.mean, self.exclusive)
+        fused = label_map(self.scores, self.exclusive)
         return sum(_label_dice(member, fused) for member in self.member_labels) / len(self.member_labels)
+
+    def pairwise_dice(self) -> tuple[float | None, ...] | None:
+        """Return the pooled Dice over all pairs of members, one a class; None with one member.
+
+        It is 2 sum |A and B| / sum (|A| + |B|), both sums over the pairs: 1 when all label maps are equal, 0 when no
+        two share a voxel, None for a class that no member sees. With c votes in a voxel, c (c - 1) / 2 pairs share it
+        and each vote stands in M - 1 pairs, so it equals sum c (c - 1) / ((M - 1) sum c) over the voxels, exactly.
+
+        Raises:
+            RuntimeError: made without `keep_votes`.
+        """
+        if not self._keep_votes:
+            raise RuntimeError("this fusion keeps no votes")
+        if self.count < 2:
+            return None
+        return tuple(_dice_of_votes(votes, self.count) for votes in self._votes)
+
+    def _count_votes(self, probabilities: Tensor) -> None:
+        """Add a later member's label map to the votes; the first one's is that of the mean so far."""
+        if self.count == 2:
+            self._votes = torch.zeros(probabilities.shape, dtype=torch.uint8)
+            self._vote(self.mean)
+        if self.count == 256:
+            self._votes = self._votes.to(torch.int32)
+        self._vote(probabilities)
+
+    def _vote(self, probabilities: Tensor) -> None:
+        winner = probabilities.argmax(0) if self.exclusive else None
+        for index, votes in enumerate(self._votes):
+            votes += probabilities[index] > 0.5 if winner is None else winner == index
 
 
 def label_map(probabilities: Tensor, exclusive: bool) -> Tensor:
@@ -81,3 +142,11 @@ def _label_dice(first: Tensor, second: Tensor) -> float:
     total = int((first != 0).sum() + (second != 0).sum())
     same = int(((first == second) & (first != 0)).sum())
     return 1.0 if total == 0 else 2 * same / total
+
+
+def _dice_of_votes(votes: Tensor, members: int) -> float | None:
+    """Return the pooled pairwise Dice of one class from its votes per voxel, in whole numbers up to the division."""
+    voxels = torch.bincount(votes.flatten(), minlength=1).tolist()
+    cast = sum(c * n for c, n in enumerate(voxels))
+    shared = sum(c * (c - 1) * n for c, n in enumerate(voxels))
+    return None if cast == 0 else shared / ((members - 1) * cast)

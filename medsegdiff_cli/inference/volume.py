@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff_cli.diffusion.noise import NoiseSource
-from medsegdiff_cli.inference.fusion import RunningFusion
+from medsegdiff_cli.inference.fusion import Fusion, RunningFusion
 from medsegdiff_cli.inference.windows import WindowGrid, pad_to_patch
 from medsegdiff_cli.methods.base import Method, Sampling
 
@@ -27,6 +27,7 @@ class InferenceSettings:
         window_batch: windows per network call; recorded, since other values may change the last bits.
         precision: "float32" or "bfloat16" (autocast).
         seed: first part of each noise stream's key.
+        fusion: how members become one label map (see `RunningFusion`).
     """
 
     patch_size: tuple[int, ...]
@@ -37,6 +38,7 @@ class InferenceSettings:
     window_batch: int = 1
     precision: str = "float32"
     seed: int = 0
+    fusion: Fusion = "mean"
     sampling: Sampling = field(default_factory=Sampling)
 
 
@@ -48,6 +50,7 @@ def predict_volume(
     *,
     keep_variance: bool = False,
     keep_labels: bool = False,
+    keep_votes: bool = False,
     on_window: Callable[[int], None] | None = None,
 ) -> RunningFusion:
     """Predict one preprocessed image.
@@ -59,10 +62,16 @@ def predict_volume(
         on_window: called with the number of windows done, for progress.
 
     Returns:
-        the fused members; `mean` is (class, *grid) on the CPU.
+        the fused members; `mean` and `scores` are (class, *grid) on the CPU.
     """
     task = methods[0].task
-    fusion = RunningFusion(exclusive=task.classes_are_exclusive, keep_variance=keep_variance, keep_labels=keep_labels)
+    fusion = RunningFusion(
+        exclusive=task.classes_are_exclusive,
+        keep_variance=keep_variance,
+        keep_labels=keep_labels,
+        rule=settings.fusion,
+        keep_votes=keep_votes,
+    )
     patch = (1, *settings.patch_size) if settings.slices else settings.patch_size
     padded, inside = pad_to_patch(image, patch)
     grid = WindowGrid(tuple(padded.shape[1:]), patch, settings.step_size)

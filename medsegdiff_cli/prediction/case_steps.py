@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medsegdiff_cli import __version__, atomic
+from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, write_sidecar
 from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 from medsegdiff_cli.imaging.channels import read_channels
@@ -110,6 +111,7 @@ def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> tuple[ReadC
             job.inference,
             keep_variance=job.wanted.uncertainty,
             keep_labels=True,
+            keep_votes=True,
         )
     except torch.OutOfMemoryError as error:
         raise ResourceError(
@@ -159,10 +161,17 @@ def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, 
             voxels=voxels,
             volumes_ml={name: None if per_ml is None else count * per_ml for name, count in voxels.items()},
             agreement=agreement,
+            member_agreement=_per_class(fusion.pairwise_dice(), scheme),
             flags=flags_of(read.image.array, plan.channels, voxels, agreement),
         ),
     )
     return "written"
+
+
+def _per_class(figures: Sequence[float | None] | None, scheme: LabelScheme) -> dict[str, float | None]:
+    """Return the figures of the foreground classes by name; none with one member."""
+    named = {} if figures is None else dict(zip(scheme.class_names, figures, strict=True))
+    return {name: named[name] for name in scheme.foreground_names if name in named}
 
 
 def _is_done(job: PredictionJob, case: str, key: str) -> bool:

@@ -41,7 +41,7 @@ def write_case(
     Returns:
         the label map (*native) in the dataset's own values, and file name -> sha256 of what was written.
     """
-    exported = export_labels(fusion.mean.numpy(), placement, exclusive=scheme.classes_are_exclusive)
+    exported = export_labels(fusion.scores.numpy(), placement, exclusive=scheme.classes_are_exclusive)
     label = scheme.decode(exported)
     paths = [folder / f"{case}{ending}"]
     write_label(paths[0], label, geometry)

@@ -20,11 +20,12 @@ from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import load_models
 from medsegdiff_cli.prediction.predictor import predict_cases
+from medsegdiff_cli.prediction.volumes import write_volumes
 from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.training.outcome import ValidationScore
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
-from medsegdiff_cli.workflows.predict import inference_settings, write_info, write_volumes
+from medsegdiff_cli.workflows.predict import inference_settings, write_info
 from medsegdiff_cli.workflows.provenance import command_line
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
@@ -42,6 +43,7 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
         step_size=setup.recipe.prediction.step_size,
         precision=setup.record.precision,
         seed=setup.record.seed,
+        fusion=setup.recipe.prediction.fusion,
     )
 
     def validate(method: Method) -> ValidationScore:
@@ -49,7 +51,7 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
         for case in cases:
             stored = store.read(case)
             image = torch.from_numpy(np.array(stored.image, dtype=np.float32))
-            predicted = label_map(predict_volume([method], image, case, settings).mean, scheme.classes_are_exclusive)
+            predicted = label_map(predict_volume([method], image, case, settings).scores, scheme.classes_are_exclusive)
             for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
                 per_class[name] += [] if math.isnan(dice) else [dice]
         means = {name: sum(values) / len(values) for name, values in per_class.items() if values}

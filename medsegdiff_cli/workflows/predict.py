@@ -1,35 +1,32 @@
 """`msd predict`: trained models and images in, a prediction folder out."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from medsegdiff_cli import __version__, atomic
+from medsegdiff_cli import __version__
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.artifacts.plan import changed_keys
 from medsegdiff_cli.artifacts.prediction_folder import (
     PredictionInfo,
-    Sidecar,
     read_prediction_info,
-    read_sidecar,
     write_prediction_info,
 )
-from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
+from medsegdiff_cli.inference.fusion import Fusion
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Sampling
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON, VOLUMES_CSV
+from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
 from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
 from medsegdiff_cli.prediction.settings import OutputSettings
+from medsegdiff_cli.prediction.volumes import write_volumes
 from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.workflows.devices import choose_device, choose_workers
@@ -54,6 +51,7 @@ class PredictRequest:
     step_size: float | None = None
     mirror: bool | None = None
     draws: int = 1
+    fusion: Fusion | None = None
     sampling: Sampling = field(default_factory=Sampling)
     window_batch: int | None = None
     wanted: OutputSettings = field(default_factory=OutputSettings)
@@ -167,6 +165,7 @@ def inference_settings(model: LoadedModel, request: PredictRequest | None = None
         window_batch=(request.window_batch if request else None) or default_batch,
         precision=model.run.precision,
         seed=request.seed if request else 0,
+        fusion=(request.fusion if request else None) or recipe.fusion,
         sampling=request.sampling if request else Sampling(),
     )
 
@@ -235,33 +234,6 @@ def info_of(job: PredictionJob) -> PredictionInfo:
     )
 
 
-def write_volumes(folder: Path) -> None:
-    """Write `volumes.csv` from all sidecars of a prediction folder: one row a case and class."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json")):
-        sidecar = _sidecar(folder, path.stem)
-        if sidecar is None:
-            continue
-        for name, voxels in sidecar.voxels.items():
-            volume = sidecar.volumes_ml[name]
-            rows.append(
-                {
-                    "case": sidecar.case,
-                    "class": name,
-                    "voxels": voxels,
-                    "volume_ml": "" if volume is None else f"{volume:.6g}",
-                    "agreement": "" if sidecar.agreement is None else f"{sidecar.agreement:.4f}",
-                    "flags": "; ".join(sidecar.flags),
-                }
-            )
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        atomic.write_text(folder / VOLUMES_CSV, text.getvalue())
-
-
 def split_arguments(
     arguments: Sequence[str], source: Path | None, output: Path | None
 ) -> tuple[tuple[str, ...], Path, Path]:
@@ -279,17 +251,6 @@ def split_arguments(
         missing = "MODEL" if not rest else "INPUT" if source is None else "OUTPUT"
         raise UsageError(f"{missing} is missing", where="msd predict", fix="write msd predict MODEL... INPUT OUTPUT")
     return tuple(rest), source, output
-
-
-def _sidecar(folder: Path, case: str) -> Sidecar | None:
-    """Return a case's sidecar; None for the folder's other JSON files."""
-    if f"{case}.json" in (PREDICTION_JSON, SUMMARY_JSON):
-        return None
-    try:
-        return read_sidecar(folder, case)
-    except InputDataError:
-        log.warning("%s.json is not a sidecar of msd; it is left out of %s", case, VOLUMES_CSV)
-        return None
 
 
 def _list(numbers: Sequence[int]) -> str:

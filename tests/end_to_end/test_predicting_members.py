@@ -1,14 +1,21 @@
 """`msd predict` with a method of several members: which timesteps predict, and what is said of their agreement."""
 
+import csv
+import itertools
 import json
 
 import numpy as np
 import pytest
-from msd_shell import MAPS, images_only, labels_of, msd, tree
+import SimpleITK
+from msd_shell import MAPS, images_only, labels_of, msd, tree, voxels_of
+from scipy import stats
+from toy_ensemble import FOREGROUND_WEIGHTS
 
 from medsegdiff_cli.methods.registry import METHODS, MethodEntry
 
 pytestmark = pytest.mark.xdist_group("lab")
+
+CLASSES = ("background", "organ", "nodule")
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +102,87 @@ def test_a_method_without_timesteps_refuses_them(lab, tmp_path):
     assert outcome.code == 2
     assert "method 'supervised'" in outcome.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(predict, tmp_path_factory):
+    """Probability maps (class, *native) of each timestep predicted on its own, by case."""
+    found: dict[str, list[np.ndarray]] = {}
+    for t in FOREGROUND_WEIGHTS:
+        folder = tmp_path_factory.mktemp("alone") / "out"
+        assert predict(folder, *MAPS, "--timesteps", t).code == 0
+        assert not list((folder / "uncertainty").glob("*_variance*"))
+        for case in labels_of(folder):
+            found.setdefault(case, []).append(probabilities_of(folder, case))
+    return {case: np.stack(maps).astype(np.float64) for case, maps in found.items()}
+
+
+def probabilities_of(folder, case):
+    return np.stack([voxels_of(folder / "probabilities" / f"{case}_{name}.nii.gz") for name in CLASSES])
+
+
+def test_the_ensemble_is_the_mean_of_its_timesteps(reference, alone):
+    for case, maps in alone.items():
+        np.testing.assert_allclose(probabilities_of(reference, case), maps.mean(0), atol=2e-6)
+
+
+def test_uncertainty_of_the_members_lies_on_the_grid_of_the_image(lab, reference, alone):
+    for case, maps in alone.items():
+        inside = maps.mean(0)[0] < 1  # outside of the crop everything is certain
+        expected = {
+            "variance": maps.var(0).mean(0),
+            "entropy": stats.entropy(maps.mean(0), axis=0),
+        }
+        image = SimpleITK.ReadImage(str(lab.images / f"{case}_0000.nii.gz"))
+        for name, values in expected.items():
+            found = SimpleITK.ReadImage(str(reference / "uncertainty" / f"{case}_{name}.nii.gz"))
+            assert found.GetSize() == image.GetSize()
+            for place in ("GetSpacing", "GetOrigin", "GetDirection"):
+                np.testing.assert_allclose(getattr(found, place)(), getattr(image, place)(), atol=1e-5)
+            found_values = SimpleITK.GetArrayFromImage(found)
+            np.testing.assert_allclose(found_values[inside], values[inside], atol=1e-5)
+            assert found_values.max() > 0.01
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "volumes.csv").read_text().splitlines()))
+
+
+def test_the_table_says_how_much_the_members_agree_on_each_class(reference):
+    members, rows = members_of(reference), rows_of(reference)
+    assert len(rows) == 4
+    for row in rows:
+        value = CLASSES.index(row["class"])
+        masks = [members[f"{row['case']}_{number:03d}"] == value for number in range(4)]
+        pairs = list(itertools.combinations(masks, 2))
+        shared = sum(2 * int((first & second).sum()) for first, second in pairs)
+        total = sum(int(first.sum() + second.sum()) for first, second in pairs)
+        assert row["member_agreement"] == (f"{shared / total:.4f}" if total else "")
+    assert any(0 < float(row["member_agreement"] or 0) < 1 for row in rows)
+
+
+def test_one_member_agrees_with_nobody(predict, tmp_path):
+    assert predict(tmp_path / "out", "--timesteps", 10).code == 0
+    assert {(row["agreement"], row["member_agreement"]) for row in rows_of(tmp_path / "out")} == {("", "")}
+
+
+def test_the_majority_is_voted_on_by_the_members_label_maps(predict, reference, alone, tmp_path):
+    assert predict(tmp_path / "out", *MAPS, "--fusion", "majority").code == 0
+    members, mean, voted = members_of(reference), labels_of(reference), labels_of(tmp_path / "out")
+    for case, maps in alone.items():
+        labels = np.stack([members[f"{case}_{number:03d}"] for number in range(4)])
+        votes = np.stack([(labels == value).sum(0) for value in range(3)])
+        best = np.where(votes == votes.max(0), maps.mean(0), -1)
+        clear = np.sort(best, axis=0)[-1] - np.sort(best, axis=0)[-2] > 1e-5  # not by the last bits of a mean
+        np.testing.assert_array_equal(voted[case][clear], best.argmax(0)[clear])
+        assert clear.mean() > 0.99
+    assert any((voted[case] != mean[case]).any() for case in voted)
+    outcome = predict(tmp_path / "out", *MAPS)
+    assert outcome.code == 2
+    assert "other settings (fusion)" in outcome.stderr
+
+
+def test_an_unknown_fusion_is_code_2_with_the_nearest(predict, tmp_path):
+    outcome = predict(tmp_path / "out", "--fusion", "majorty")
+    assert outcome.code == 2
+    assert "majority" in outcome.stderr

@@ -1,4 +1,4 @@
-"""The lab's supervised model as a timestep ensemble: each timestep's member sees the image a little brighter."""
+"""The lab's supervised model as a timestep ensemble: each timestep's member has another weight for the foreground."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.methods.base import Sampling
 from medsegdiff_cli.methods.supervised import Supervised
 
-BRIGHTER_BY = {1: 0.0, 10: -0.4, 25: 0.5, 100: 0.9}
+FOREGROUND_WEIGHTS = {1: 1.0, 10: 0.4, 25: 0.6, 100: 100.0}
 
 
 class ToyEnsemble(Supervised):
@@ -15,9 +15,13 @@ class ToyEnsemble(Supervised):
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        return tuple(BRIGHTER_BY)
+        return tuple(FOREGROUND_WEIGHTS)
 
     def predict(self, prepared: Tensor, noise: NoiseSource, sampling: Sampling) -> Tensor:
+        (plain,) = super().predict(prepared, noise, sampling).unbind(1)
         chosen = self.timesteps if sampling.timesteps is None else sampling.timesteps
-        members = [Supervised.predict(self, prepared + BRIGHTER_BY[t], noise, sampling) for t in chosen]
-        return torch.cat(members, 1)
+        members = []
+        for t in chosen:
+            weighted = torch.cat([plain[:, :1], FOREGROUND_WEIGHTS[t] * plain[:, 1:]], 1)
+            members.append(weighted / weighted.sum(1, keepdim=True))
+        return torch.stack(members, 1)

@@ -45,7 +45,7 @@ class ToyMethod(Method):
 def predicted(methods: ToyMethod | Sequence[ToyMethod], image: Tensor, **changes: object) -> RunningFusion:
     """Predict `image` as the case "case"."""
     chosen = [methods] if isinstance(methods, ToyMethod) else list(methods)
-    keep = {name: bool(changes.pop(name, False)) for name in ("keep_variance", "keep_labels")}
+    keep = {name: bool(changes.pop(name, False)) for name in ("keep_variance", "keep_labels", "keep_votes")}
     case = str(changes.pop("case", "case"))
     settings = InferenceSettings(**changes)  # type: ignore[arg-type]
     return predict_volume(chosen, image, case, settings, **keep)

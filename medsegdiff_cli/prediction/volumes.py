@@ -1,0 +1,57 @@
+"""`volumes.csv`: what the sidecars of a prediction folder say about every case and class, as one table."""
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from medsegdiff_cli import atomic
+from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar
+from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.paths import PREDICTION_JSON, SUMMARY_JSON, VOLUMES_CSV
+
+log = logging.getLogger(__name__)
+
+
+def write_volumes(folder: Path) -> None:
+    """Write `volumes.csv` from all sidecars of a prediction folder: one row a case and class."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.json")):
+        sidecar = _sidecar(folder, path.stem)
+        if sidecar is None:
+            continue
+        for name, voxels in sidecar.voxels.items():
+            volume = sidecar.volumes_ml[name]
+            rows.append(
+                {
+                    "case": sidecar.case,
+                    "class": name,
+                    "voxels": voxels,
+                    "volume_ml": "" if volume is None else f"{volume:.6g}",
+                    "agreement": _share(sidecar.agreement),
+                    "member_agreement": _share(sidecar.member_agreement.get(name)),
+                    "flags": "; ".join(sidecar.flags),
+                }
+            )
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic.write_text(folder / VOLUMES_CSV, text.getvalue())
+
+
+def _sidecar(folder: Path, case: str) -> Sidecar | None:
+    """Return a case's sidecar; None for the folder's other JSON files."""
+    if f"{case}.json" in (PREDICTION_JSON, SUMMARY_JSON):
+        return None
+    try:
+        return read_sidecar(folder, case)
+    except InputDataError:
+        log.warning("%s.json is not a sidecar of msd; it is left out of %s", case, VOLUMES_CSV)
+        return None
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
