@@ -108,5 +108,17 @@ def build_backbone(
     return DiffusersUNet(_checked(DiffusersUNetSettings, shape, settings.network))
 
 
+def default_taps(settings: BackboneSettings) -> tuple[int, ...]:
+    """Return one decoder block of each resolution for pixel classifiers to read, coarsest first.
+
+    Of `adm` a level's last block that does not upsample; the others have one tap a level.
+    """
+    n_levels = len(settings.channel_mult)
+    if settings.network != "adm":
+        return tuple(range(n_levels))
+    a_level = settings.num_res_blocks + 1
+    return (*(a_level * level + settings.num_res_blocks - 1 for level in range(n_levels - 1)), a_level * n_levels - 1)
+
+
 def _checked(model: type[Shape], shape: dict[str, Any], network: str) -> Shape:
     return validate(model, shape, f"settings of the network '{network}'", BackboneError)

@@ -26,12 +26,14 @@ class Stage:
         trains: prefixes of parameter names that are optimised; everything else is frozen and in `eval()`.
             `("",)` trains all.
         views: how many differently augmented views of a patch the loss compares.
+        effort: optimiser steps as a share of what a whole network needs, for scales that fix the length of training.
     """
 
     name: str
     supervision: Literal["none", "partial", "full"]
     trains: tuple[str, ...] = ("",)
     views: int = 1
+    effort: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +86,18 @@ class Method(Trainable):
     """Base of every segmentation method.
 
     Class attributes:
-        stochastic: whether `predict` depends on `noise` (then several draws make an ensemble).
         inherited: settings that come with the weights of a run that training starts from (its network and noise
             schedule), fields of `Settings`; None when no setting is bound to such weights.
         pretrained: prefixes of the parameter names that such a run fills.
     """
 
-    stochastic: ClassVar[bool] = False
     inherited: ClassVar[type[BaseModel] | None] = None
     pretrained: ClassVar[tuple[str, ...]] = ("",)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether `predict` depends on `noise`; then several draws make an ensemble."""
+        return False
 
     @property
     def timesteps(self) -> tuple[int, ...]:

@@ -1,17 +1,23 @@
-"""All methods by name. A new method is one file and one line here; nothing is imported until it is used."""
+"""All methods and pretraining objectives by name. A new one is one file and one line here; nothing is imported early."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from medsegdiff_cli.methods.base import Method
+    from medsegdiff_cli.methods.base import Method, Objective, Trainable
+
+T = TypeVar("T", bound="Trainable", covariant=True)
+
+# A pretraining is a run of its own; its recipe, run and record are called after the objective with this in front.
+PRETRAINING = "pretrain-"
 
 
 @dataclass(frozen=True)
-class MethodEntry:
+class Entry(Generic[T]):
     """A registry line.
 
     Attributes:
@@ -20,6 +26,7 @@ class MethodEntry:
         source: paper (or origin) of the idea.
         preset: settings that make this name out of its class.
         n_dims: configurations it supports.
+        objectives: pretraining objectives that a method can start from, its default first.
     """
 
     target: str
@@ -27,28 +34,97 @@ class MethodEntry:
     source: str
     preset: dict[str, Any] = field(default_factory=dict)
     n_dims: tuple[int, ...] = (2, 3)
+    objectives: tuple[str, ...] = ()
 
-    def load(self) -> "type[Method]":
+    def load(self) -> type[T]:
         """Import the class."""
-        loaded: type[Method] = resolve_name(self.target)
+        loaded: type[T] = resolve_name(self.target)
         return loaded
 
 
-METHODS: dict[str, MethodEntry] = {
-    "supervised": MethodEntry(
+_SMALL_STEPS = (1, 10, 25, 50, 200, 400, 600, 800)
+_PIXEL_PROBES = "medsegdiff_cli.methods.pixel_probes:PixelProbes"
+
+METHODS: "dict[str, Entry[Method]]" = {
+    "supervised": Entry(
         "medsegdiff_cli.methods.supervised:Supervised",
         "U-Net trained on labels only: the baseline of every other method",
         "ADM U-Net: Dhariwal & Nichol 2021",
     ),
+    "tedm": Entry(
+        _PIXEL_PROBES,
+        "One pixel classifier shared by eight timesteps of a frozen diffusion model, which vote",
+        "Rosnati et al. 2023",
+        preset={"timesteps": _SMALL_STEPS, "shared": True},
+        objectives=("diffusion",),
+    ),
+    "ledm": Entry(
+        _PIXEL_PROBES,
+        "Pixel classifiers on the joined features of three timesteps of a frozen diffusion model",
+        "Baranchuk et al. 2022",
+        preset={"timesteps": (50, 150, 250), "shared": False},
+        objectives=("diffusion",),
+    ),
+    "ledme": Entry(
+        _PIXEL_PROBES,
+        "LEDM on TEDM's eight timesteps",
+        "Rosnati et al. 2023",
+        preset={"timesteps": _SMALL_STEPS, "shared": False},
+        objectives=("diffusion",),
+    ),
+    "step-probe": Entry(
+        _PIXEL_PROBES,
+        "Ridge logistic regression on the features of one timestep: which timesteps know about the classes",
+        "Rosnati et al. 2023, appendix B",
+        preset={"timesteps": (1,), "shared": True, "hidden": (), "l2": 1e-4},
+        objectives=("diffusion",),
+    ),
+}
+
+OBJECTIVES: "dict[str, Entry[Objective]]" = {
+    "diffusion": Entry(
+        "medsegdiff_cli.methods.denoising:Denoising",
+        "Denoising diffusion on images, labels unseen",
+        "Ho et al. 2020",
+    ),
 }
 
 
-def find_method(name: str) -> MethodEntry:
-    """Return a registry line.
+def find_method(name: str) -> "Entry[Method]":
+    """Return the registry line of a method.
 
     Raises:
         UsageError: no such method.
     """
-    if name not in METHODS:
-        raise UsageError(f"no method '{name}'", where="METHOD", fix=did_you_mean(name, METHODS))
-    return METHODS[name]
+    return _find(name, METHODS, "METHOD")
+
+
+def find_objective(name: str) -> "Entry[Objective]":
+    """Return the registry line of a pretraining objective.
+
+    Raises:
+        UsageError: no such objective.
+    """
+    return _find(name, OBJECTIVES, "OBJECTIVE")
+
+
+def find_trainable(name: str) -> "Entry[Method] | Entry[Objective]":
+    """Return the registry line of a method, or of an objective by the name of its runs (`pretrain-OBJECTIVE`).
+
+    Raises:
+        UsageError: neither is called so.
+    """
+    if is_pretraining(name):
+        return find_objective(name.removeprefix(PRETRAINING))
+    return find_method(name)
+
+
+def is_pretraining(name: str) -> bool:
+    """Return whether a run of this name is a pretraining, which cannot predict."""
+    return name.startswith(PRETRAINING)
+
+
+def _find(name: str, entries: Mapping[str, Entry[T]], where: str) -> Entry[T]:
+    if name not in entries:
+        raise UsageError(f"no {where.lower()} '{name}'", where=where, fix=did_you_mean(name, entries))
+    return entries[name]

@@ -89,9 +89,19 @@ class PixelClassifier(nn.Module):
         self._check(features, out_shape)
         if positions.ndim != 3 or positions.shape[0] != len(features[0]) or positions.shape[2] != len(out_shape):
             raise ValueError(f"positions {tuple(positions.shape)}: need ({len(features[0])}, n, {len(out_shape)})")
+        return self.logits_of([gather_pixels(block, positions, out_shape, self.upsampling) for block in features])
+
+    def logits_of(self, gathered: Sequence[Tensor]) -> Tensor:
+        """Return the logits of pixels whose features were gathered already (see `gather_pixels`).
+
+        Args:
+            gathered: a block each (batch, channel, n).
+
+        Returns:
+            (batch, head, class, n).
+        """
         h: Tensor = self.first.bias[:, None]
-        for feature, weight in zip(features, self.first.weight.split(self.channels, dim=1), strict=True):
-            picked = gather_pixels(feature, positions, out_shape, self.upsampling)
+        for picked, weight in zip(gathered, self.first.weight.split(self.channels, dim=1), strict=True):
             h = h + F.conv1d(picked.to(weight.dtype), weight)
         for norm, layer in zip(self.norms, self.later, strict=True):
             h = layer(norm(F.relu(h)))
