@@ -25,6 +25,9 @@ _HIGHER_IS_BETTER = (*RATIOS, "nsd", "tp", "tn")
 _LOWER_IS_BETTER = (*DISTANCES, "fp", "fn", "missed", "spurious", "missing_prediction")
 _DEFAULT_ALPHA: dict[PairedTest, float] = {"wilcoxon": 0.05, "ttest": 0.01}
 _TEST_NAMES: dict[PairedTest, str] = {"wilcoxon": "Wilcoxon signed-rank test", "ttest": "paired t-test"}
+# With 5 cases a percentile interval that says 95 % holds the true mean in about 83 % of studies.
+_FEW = 6
+_INTERVAL_NOTES = ("no interval", "the bootstrap interval is too narrow")
 # Rosnati et al. 2023 (TEDM) and Fu et al. 2023 (ImgX).
 _PAPERS: dict[PairedTest, tuple[str, Correction]] = {"wilcoxon": ("TEDM", "bonferroni"), "ttest": ("ImgX", "none")}
 
@@ -95,8 +98,6 @@ def compare_scores(
         for name in classes:
             values = _values(baseline, other, name, shared, settings.metric)
             rows += _rows(other.label, name, values, settings, groups, domains)
-    if groups is not None:
-        warnings.append(f"Whole patients are resampled and tested: {len(set(groups.values()))} in all scores.")
     return _corrected(baseline, others, rows, settings, unpaired, warnings, by_groups=groups is not None)
 
 
@@ -152,20 +153,24 @@ def _row(
         differences if members is None else group_means(differences, members), settings.test, settings.level
     )
     sign = -1 if settings.metric in _LOWER_IS_BETTER else 1
+    n_units = kept.size if members is None else len(set(members))
     notes = [tested.note] if tested.note else []
+    if n_units < _FEW:
+        units = "cases" if members is None else "patients"
+        notes.append(f"fewer than {_FEW} {units}: " + _INTERVAL_NOTES[n_units >= 2])
     in_one = int(np.count_nonzero(absent[0] ^ absent[1]))
     if in_one:
         only_other = int(np.count_nonzero(absent[0] & ~absent[1]))
         notes.append(
-            f"not in the difference: {in_one} cases with a value in one set only "
-            f"({only_other} in '{label}', {in_one - only_other} in the baseline), as of structures found where none is"
+            "cases with a value in one set only (it found a structure where none is), not in the difference: "
+            f"{only_other} of '{label}', {in_one - only_other} of the baseline"
         )
     return ComparisonRow(
         scores=label,
         class_name=class_name,
         domain=domain,
         n=kept.size,
-        groups=None if members is None else len(set(members)),
+        groups=None if members is None else n_units,
         undefined=int(np.count_nonzero(absent[0] & absent[1])),
         undefined_in_one=in_one,
         mean_baseline=_mean(baseline),

@@ -67,7 +67,7 @@ def comparability_warnings(
     for left_out, label in ((unpaired.only_in_baseline, baseline.label), (unpaired.only_in_scores, other.label)):
         if left_out:
             pair = f"'{other.label}' against '{baseline.label}'"
-            warnings.append(f"{pair}: {len(left_out)} cases are only in '{label}', in no row: {named(left_out)}.")
+            warnings.append(f"{pair}: cases only in '{label}', in no row: {len(left_out)} ({named(left_out)}).")
     alone = sorted(set(baseline.class_names) ^ set(other.class_names))
     if alone:
         warnings.append(f"Classes that are not in both '{baseline.label}' and '{other.label}': {named(alone)}.")
@@ -97,12 +97,12 @@ def comparability_warnings(
     for table in (baseline, other):
         absent = sorted(case for case, flag in table.words("missing_prediction").items() if flag == "1")
         if absent:
-            text = f"'{table.label}' has no prediction of {len(absent)} cases, which have the worst scores"
-            warnings.append(f"{text}: {named(absent)}.")
+            text = f"Cases without a prediction in '{table.label}', which have the worst scores"
+            warnings.append(f"{text}: {len(absent)} ({named(absent)}).")
     several = len(set(domains.values())) > 1
     homeless = [case for case in shared if several and case not in domains]
     if homeless:
-        warnings.append(f"{len(homeless)} shared cases belong to no domain, only to 'all': {named(homeless)}.")
+        warnings.append(f"Cases of no domain, in the rows of all cases only: {len(homeless)} ({named(homeless)}).")
     return warnings
 
 

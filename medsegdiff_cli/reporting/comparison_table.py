@@ -62,12 +62,17 @@ def _numbers(row: ComparisonRow) -> list[Text]:
 
 def _reading(comparison: Comparison) -> list[str]:
     better = "no direction is better; wins are greater values" if comparison.better is None else comparison.better
-    drawn = "patients" if comparison.resampled == "groups" else "cases"
+    by_groups = comparison.resampled == "groups"
+    drawn = "whole patients" if by_groups else "cases"
     intervals = f"{comparison.resamples} bootstrap samples of {drawn} (percentile), seed {comparison.seed}"
     sentences = [
         f"Better {comparison.metric}: {better}. Intervals: {intervals}.",
         f"Test: {comparison.rule}.",
     ]
+    if by_groups:
+        sentences.append(
+            "Some patients have several cases: the test is of patients' mean differences (--no-groups: of cases)."
+        )
     undefined = sum(row.undefined for row in comparison.rows if row.domain is None)
     if undefined:
         sentences.append(f"Values undefined in both sets (class in neither mask), in no row: {undefined}.")

@@ -75,13 +75,22 @@ def _find(text: str, workspace: Workspace) -> _Named:
         raise UsageError(f"'{text}' is not LABEL=PATH", where="SCORES", fix="write for example ours=results/run")
     path = Path(rest).expanduser()
     if not path.exists() and "/" not in rest:
-        (path,) = find_models([rest], workspace)
+        path = _run_called(rest, workspace)
     folders = _folders_with_scores(path)
     if not folders:
         what = f"no scores in '{rest}'" if path.exists() else f"'{rest}' does not exist"
         fix = "give predictions that `msd evaluate` has scored, a scores.csv, or a validated run"
         raise UsageError(what, where="SCORES", fix=fix)
     return _Named(text=rest, label=label, place=path.resolve(), folders=folders)
+
+
+def _run_called(name: str, workspace: Workspace) -> Path:
+    try:
+        (path,) = find_models([name], workspace)
+    except UsageError as error:
+        what = f"'{name}' is no path with scores, and as a run: {error.what}"
+        raise UsageError(what, where=error.where, fix=error.fix) from None
+    return path
 
 
 def _folders_with_scores(path: Path) -> tuple[Path, ...]:
