@@ -220,7 +220,7 @@ def _corrected(
         alpha=settings.level,
         correction=settings.correction,
         family_size=len(p_values),
-        rule=_rule(settings, len(p_values)),
+        rule=_rule(settings, len(p_values), is_by_class_only=len(others) == 1 and not any(row.domain for row in rows)),
         resampled="groups" if by_groups else "cases",
         resamples=settings.resamples,
         seed=settings.seed,
@@ -234,7 +234,7 @@ def _direction(metric: str) -> Literal["higher", "lower"] | None:
     return "higher" if metric in _HIGHER_IS_BETTER else "lower" if metric in _LOWER_IS_BETTER else None
 
 
-def _rule(settings: ComparisonSettings, family_size: int) -> str:
+def _rule(settings: ComparisonSettings, family_size: int, *, is_by_class_only: bool) -> str:
     """Say how it was tested, and whether that is a paper's rule."""
     how = f"{_TEST_NAMES[settings.test]}, two-sided, alpha {settings.level:g}"
     over = f"{settings.correction.capitalize()} correction over {family_size} tested rows"
@@ -242,7 +242,8 @@ def _rule(settings: ComparisonSettings, family_size: int) -> str:
     paper, papers_correction = _PAPERS[settings.test]
     if settings.level != _DEFAULT_ALPHA[settings.test]:
         return text
-    if settings.correction == papers_correction:
+    # The papers correct over classes: with more sets or domains our family is larger, and the rule stricter.
+    if settings.correction == papers_correction and (is_by_class_only or papers_correction == "none"):
         return f"{text} ({paper} rule)"
     theirs = "no correction" if papers_correction == "none" else f"{papers_correction.capitalize()} over classes"
     return f"{text} (test and alpha of the {paper} rule, which has {theirs})"

@@ -111,6 +111,13 @@ def test_the_rule_is_named(tmp_path, settings, ending) -> None:
     assert run(tmp_path, a, b, **settings).rule.endswith(ending)
 
 
+def test_a_correction_over_more_than_classes_is_not_called_the_papers_rule(tmp_path) -> None:
+    sets = [write_scores(tmp_path / f"{i}/scores.csv", seeded(i)) for i in range(3)]
+    rule = run(tmp_path, *sets, correction="bonferroni").rule
+    assert "(TEDM rule)" not in rule
+    assert rule.endswith("over 4 tested rows (test and alpha of the TEDM rule, which has Bonferroni over classes)")
+
+
 def test_each_domain_has_rows_of_its_own(tmp_path) -> None:
     domain = {case: "near" if i < 9 else "far" for i, case in enumerate(CASES)}
     first, second = seeded(0, classes=("organ",)), seeded(1, classes=("organ",))
