@@ -1,11 +1,9 @@
 """Contact sheet: many cases on one PNG, label contours in one colour a class, a legend below."""
 
-import colorsys
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,19 +16,18 @@ from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Pa
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import read_image, read_label
-from medsegdiff_cli.reporting.drawing import MOST_COLUMNS, grid_columns
+from medsegdiff_cli.reporting.drawing import (
+    MOST_COLUMNS,
+    class_colours,
+    draw_panel,
+    grid_columns,
+    shorten,
+    write_in_corner,
+)
 from medsegdiff_cli.reporting.slices import Panel, panels_of
 
-# Bright on grey and told apart by most colour-blind readers; further classes get generated hues. Colour photographs
-# (skin, retina, tissue) are mostly red, so there the second colour comes first.
-_COLOURS = ("#ff4d4d", "#2ec4ff", "#ffd23f", "#4fe07a", "#c98bff", "#ff9f1c", "#ff85d5", "#b5f5ff")
-_GOLDEN_RATIO = 0.618034
 _DPI = 130
 _TILE_INCHES = 2.2
-_LONGEST_TITLE = 26
-_LINE_WIDTH, _THIN_LINE_WIDTH = 0.8, 0.4
-# Outlines this many times longer than the picture's border (vessels) are drawn thin.
-_LONG_OUTLINE = 2.0
 _PART_WORDS: Mapping[Part, str] = {"Tr": "", "Ts": "test", "Un": "unlabelled"}
 
 
@@ -84,8 +81,7 @@ def contact_sheet(items: Sequence[SheetItem], legend: Mapping[str, Sequence[int]
     """
     if not items:
         raise ValueError("a contact sheet needs at least one item")
-    is_photo = any(panel.image.ndim == 3 for item in items for panel in item.panels)
-    colours = {name: _colour(index + is_photo) for index, name in enumerate(legend)}
+    colours = class_colours(legend, [panel for item in items for panel in item.panels])
     tiles = [(item, panel) for item in items for panel in (item.panels or (None,))]
     columns = _columns(len(items), max(len(item.panels) for item in items))
     rows = math.ceil(len(tiles) / columns)
@@ -135,50 +131,21 @@ def _draw_tile(
     *,
     is_first: bool,
 ) -> None:
-    axes.set_title(_shorten(item.title) if is_first else "", fontsize=7, pad=3)
+    axes.set_title(shorten(item.title) if is_first else "", fontsize=7, pad=3)
     if panel is None:
         axes.text(0.5, 0.5, item.note, fontsize=7, color="#b00020", ha="center", va="center", wrap=True)
         return
-    height, width = panel.image.shape[0] * panel.spacing[0], panel.image.shape[1] * panel.spacing[1]
-    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="antialiased")
-    if panel.label is not None:
-        y = (np.arange(panel.label.shape[0]) + 0.5) * panel.spacing[0]
-        x = (np.arange(panel.label.shape[1]) + 0.5) * panel.spacing[1]
-        for name, values in legend.items():
-            _draw_contour(axes, x, y, np.isin(panel.label, values), colours[name])
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+    draw_panel(axes, panel, legend, colours)
     if item.note and is_first:
-        _write_in_corner(axes, 0.03, 0.97, item.note, "left", "top")
+        write_in_corner(axes, 0.03, 0.97, item.note, "left", "top")
     if panel.caption:
-        _write_in_corner(axes, 0.97, 0.03, panel.caption, "right", "bottom")
-
-
-def _write_in_corner(
-    axes: Axes, x: float, y: float, text: str, horizontal: Literal["left", "right"], vertical: Literal["top", "bottom"]
-) -> None:
-    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
-    axes.text(x, y, text, ha=horizontal, va=vertical, transform=axes.transAxes, fontsize=6, color="white", bbox=box)
-
-
-def _draw_contour(axes: Axes, x: np.ndarray, y: np.ndarray, mask: np.ndarray, colour: str) -> None:
-    """Outline a mask; a rim of background closes contours that touch the border."""
-    if not mask.any():
-        return
-    step_x, step_y = (x[1] - x[0] if len(x) > 1 else 1.0), (y[1] - y[0] if len(y) > 1 else 1.0)
-    rim_x = np.concatenate([[x[0] - step_x / 2], x, [x[-1] + step_x / 2]])
-    rim_y = np.concatenate([[y[0] - step_y / 2], y, [y[-1] + step_y / 2]])
-    padded = np.pad(mask.astype(np.float32), 1)
-    n_edges = sum(np.count_nonzero(np.diff(padded, axis=axis)) for axis in (0, 1))
-    is_long = n_edges > _LONG_OUTLINE * 2 * sum(mask.shape)
-    width = _THIN_LINE_WIDTH if is_long else _LINE_WIDTH
-    axes.contour(rim_x, rim_y, padded, levels=[0.5], colors=[colour], linewidths=width)
+        write_in_corner(axes, 0.97, 0.03, panel.caption, "right", "bottom")
 
 
 def _draw_legend(figure: Figure, colours: Mapping[str, str], columns: int) -> None:
     if not colours:
         return
-    handles = [Line2D([], [], color=colour, linewidth=2, label=_shorten(name)) for name, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, linewidth=2, label=shorten(name)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), columns), fontsize=7, frameon=False)
 
 
@@ -197,20 +164,6 @@ def _tile_size(panels: Sequence[Panel]) -> tuple[float, float]:
         (panel.image.shape[0] * panel.spacing[0]) / (panel.image.shape[1] * panel.spacing[1]) for panel in panels
     ]
     return _TILE_INCHES, _TILE_INCHES * float(np.clip(np.median(aspects), 0.5, 2.0))
-
-
-def _colour(index: int) -> str:
-    if index < len(_COLOURS):
-        return _COLOURS[index]
-    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1.0, 0.65, 1.0)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
-
-
-def _shorten(text: str) -> str:
-    if len(text) <= _LONGEST_TITLE:
-        return text
-    half = (_LONGEST_TITLE - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
 
 
 def _shares(available: Mapping[Part, int], count: int) -> dict[Part, int]:

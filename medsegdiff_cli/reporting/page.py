@@ -1,6 +1,7 @@
 """Page: one HTML file that needs nothing else: no network, no scripts, pictures inside.
 
-It reads well on paper, in the dark and on narrow screens. Data come in as plain text; everything is escaped, so that a case or class name can't become markup.
+It reads well on paper, in the dark and on narrow screens. Data come in as plain text; everything is escaped, so that
+a case or class name can't become markup.
 """
 
 import base64

@@ -32,6 +32,14 @@ class Panel:
     caption: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which slice of a volume, turned to LPS, is shown: slice `index` (from 0) across `plane`."""
+
+    plane: Plane
+    index: int
+
+
 def panels_of(image: Image, label: np.ndarray | None, *, three_planes: bool = False) -> tuple[Panel, ...]:
     """Cut a case into panels: a photograph as it is; a volume where most label lies, else in the middle.
 
@@ -44,31 +52,57 @@ def panels_of(image: Image, label: np.ndarray | None, *, three_planes: bool = Fa
         three_planes: one panel a plane for volumes.
     """
     if image.geometry.n_dims == 2:
+        return (panel_at(image, label, None),)
+    planes = _PLANE_OF if three_planes else (_plane_to_show(image.geometry),)
+    return tuple(panel_at(image, label, choose_cut(image.geometry, label, plane)) for plane in planes)
+
+
+def choose_cut(geometry: Geometry, label: np.ndarray | None, plane: Plane | None = None) -> Cut | None:
+    """Return the slice of a volume that shows most label, in the middle without any; None for a 2D image.
+
+    Args:
+        label: (*spatial) integers.
+        plane: None takes the plane of acquisition when slices are thick, else the axial one.
+    """
+    if geometry.n_dims == 2:
+        return None
+    plane = plane or _plane_to_show(geometry)
+    axis = _CUT_AXIS[plane]
+    if label is None:
+        shape = _to_lps(np.empty(geometry.shape, bool), geometry)[0].shape
+        return Cut(plane=plane, index=shape[axis] // 2)
+    return Cut(plane=plane, index=_slice_with_most_label(_to_lps(label, geometry)[0], axis))
+
+
+def panel_at(image: Image, label: np.ndarray | None, cut: Cut | None) -> Panel:
+    """Return the panel of one slice; several labels of an image are compared on the same cut."""
+    if cut is None:
         spacing = (image.geometry.spacing_mm[0], image.geometry.spacing_mm[1])
-        return (Panel(image=_for_display(image.array), label=label, spacing=spacing),)
+        return Panel(image=_for_display(image.array), label=label, spacing=spacing)
     volume, spacing_mm = _to_lps(image.array[0], image.geometry)
-    turned = None if label is None else _to_lps(label, image.geometry)[0]
+    axis = _CUT_AXIS[cut.plane]
+    pixel = tuple(s for a, s in enumerate(spacing_mm) if a != axis)
+    return Panel(
+        image=_for_display(slice_at(image.array[0], image.geometry, cut)[np.newaxis]),
+        label=None if label is None else slice_at(label, image.geometry, cut),
+        spacing=(pixel[0], pixel[1]),
+        caption=f"{cut.plane} {cut.index + 1}/{volume.shape[axis]}",
+    )
+
+
+def slice_at(array: np.ndarray, geometry: Geometry, cut: Cut | None) -> np.ndarray:
+    """Return the (y, x) slice of an array (*spatial) on the image's grid, turned as the panel is."""
+    if cut is None:
+        return array
+    turned = np.take(_to_lps(array, geometry)[0], cut.index, axis=_CUT_AXIS[cut.plane])
+    return turned if cut.plane == "axial" else turned[::-1]  # rows run from feet to head: turn the head up
+
+
+def _plane_to_show(geometry: Geometry) -> Plane:
+    spacing_mm = _to_lps(np.empty(geometry.shape, bool), geometry)[1]
     thick = int(np.argmax(spacing_mm))
     is_thick = spacing_mm[thick] > _THICK_SLICES * sorted(spacing_mm)[1]
-    planes: tuple[Plane, ...] = _PLANE_OF if three_planes else (_PLANE_OF[thick if is_thick else 0],)
-    return tuple(_cut(volume, turned, spacing_mm, plane) for plane in planes)
-
-
-def _cut(volume: np.ndarray, label: np.ndarray | None, spacing_mm: tuple[float, ...], plane: Plane) -> Panel:
-    axis = _CUT_AXIS[plane]
-    index = _slice_with_most_label(label, axis) if label is not None else volume.shape[axis] // 2
-    pixel = tuple(s for a, s in enumerate(spacing_mm) if a != axis)
-    image_2d = np.take(volume, index, axis=axis)
-    label_2d = None if label is None else np.take(label, index, axis=axis)
-    if plane != "axial":  # rows run from feet to head: turn the head up
-        image_2d = image_2d[::-1]
-        label_2d = None if label_2d is None else label_2d[::-1]
-    return Panel(
-        image=_for_display(image_2d[np.newaxis]),
-        label=label_2d,
-        spacing=(pixel[0], pixel[1]),
-        caption=f"{plane} {index + 1}/{volume.shape[axis]}",
-    )
+    return _PLANE_OF[thick if is_thick else 0]
 
 
 def _slice_with_most_label(label: np.ndarray, axis: int) -> int:
