@@ -3,19 +3,30 @@
 import csv
 import itertools
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK
-from msd_shell import MAPS, images_only, labels_of, msd, tree, voxels_of
+from msd_shell import MAPS, OBLIQUE, done, images_only, labels_of, msd, trained, tree, voxels_of, write_volume
 from scipy import stats
 from toy_ensemble import FOREGROUND_WEIGHTS
 
-from medsegdiff_cli.methods.registry import METHODS, MethodEntry
+from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.workflows.phantoms import PhantomSettings, make_phantom
 
 pytestmark = pytest.mark.xdist_group("lab")
 
 CLASSES = ("background", "organ", "nodule")
+
+
+@contextmanager
+def toy_registered():
+    """Let the name `supervised` mean the toy ensemble."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "supervised", replace(METHODS["supervised"], target="toy_ensemble:ToyEnsemble"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +34,7 @@ def predict(lab):
     """The function that predicts the lab's test images with its run as a toy ensemble."""
 
     def run(output, *words, source=lab.images):
-        entry = MethodEntry("toy_ensemble:ToyEnsemble", "Toy", "nowhere")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(METHODS, "supervised", entry)
+        with toy_registered():
             return msd("predict", lab.run, source, output, "--workspace", lab.workspace, "--workers", 0, *words)
 
     return run
@@ -186,3 +195,42 @@ def test_an_unknown_fusion_is_code_2_with_the_nearest(predict, tmp_path):
     outcome = predict(tmp_path / "out", "--fusion", "majorty")
     assert outcome.code == 2
     assert "majority" in outcome.stderr
+
+
+def test_the_recipe_sets_the_fusion_of_validation_and_prediction(lab, tmp_path):
+    words = ["--config", "3d", "--set", "fusion=majority", "--set", "validate_every_steps=20"]
+    with toy_registered():
+        run = trained(lab.workspace, 1, *words)
+        done("predict", run, lab.images, tmp_path / "own", "--workers", 0, "--save-members")
+        done("predict", run, lab.images, tmp_path / "mean", "--workers", 0, "--fusion", "mean")
+    rules = [
+        json.loads((folder / "prediction.json").read_text())["settings"]["fusion"]
+        for folder in (run / "validation", tmp_path / "own", tmp_path / "mean")
+    ]
+    assert rules == ["majority", "majority", "mean"]
+    own, mean = labels_of(tmp_path / "own"), labels_of(tmp_path / "mean")
+    assert any((own[case] != mean[case]).any() for case in own)
+    # The images lie on the network's grid already, so the validation while training scored the same label maps.
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    summary = json.loads((run / "validation" / "summary.json").read_text())
+    assert last["validation"]["score"] == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["mean", "majority"])
+def test_an_image_of_other_voxels_gets_every_map_on_its_own_grid(predict, tmp_path, rule):
+    array = make_phantom(50, PhantomSettings(shape=(11, 17, 15), difficulty=0.2, seed=0)).image.array[0]
+    source = tmp_path / "coarse_0000.nii.gz"
+    write_volume(source, array.astype(np.float32), (1.5, 1.4, 2.9), OBLIQUE, (-3.0, 4.5, 60.25))
+    assert predict(tmp_path / "out", *MAPS, "--fusion", rule, source=source).code == 0
+    image = SimpleITK.ReadImage(str(source))
+    written = [*(tmp_path / "out").rglob("*.nii.gz")]
+    assert len(written) == 1 + 3 + 2 + 4
+    for path in written:
+        found = SimpleITK.ReadImage(str(path))
+        assert found.GetSize() == image.GetSize()
+        for place in ("GetSpacing", "GetOrigin", "GetDirection"):
+            np.testing.assert_allclose(getattr(found, place)(), getattr(image, place)(), atol=1e-5)
+    # What all members say alike is the prediction under either rule, up to borders that are drawn between voxels.
+    label, members = labels_of(tmp_path / "out")["coarse"], np.stack(list(members_of(tmp_path / "out").values()))
+    unanimous = (members == members[0]).all(0)
+    assert (label[unanimous] == members[0][unanimous]).mean() > 0.95

@@ -26,6 +26,7 @@ SIDECAR = Sidecar(
     voxels={"organ": 10},
     volumes_ml={"organ": None},
     agreement=0.1 + 0.2,
+    member_agreement={"organ": 2 / 3, "nodule": None},
     flags=("empty prediction",),
 )
 INFO = PredictionInfo(
@@ -42,6 +43,7 @@ INFO = PredictionInfo(
     msd_version="0",
     command="msd predict",
     seed=3,
+    settings={"step_size": 0.5, "sampling": {"timesteps": [1, 10]}},
     train_cases=6,
     notes=("seen in pretraining",),
 )

@@ -27,8 +27,12 @@ class ToyMethod(Method):
         super().__init__(task, None)
         self.function = function
         self.weight = nn.Parameter(torch.ones(()))  # its device is the method's
-        self.stochastic = stochastic  # type: ignore[misc]
+        self.is_stochastic = stochastic
         self.calls: list[int] = []
+
+    @property
+    def stochastic(self) -> bool:
+        return self.is_stochastic
 
     def loss(self, batch: Batch, stage: Stage, noise: NoiseSource) -> dict[str, Tensor]:
         return {}
