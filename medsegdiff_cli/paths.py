@@ -26,6 +26,7 @@ SCORES_CSV = "scores.csv"
 VOLUMES_CSV = "volumes.csv"
 PREDICTION_JSON = "prediction.json"
 PREVIEW_PNG = "preview.png"
+SAMPLES_PNG = "samples.png"
 
 _DATASET_FOLDER = re.compile(r"Dataset(\d{3,})_(.+)")
 

@@ -106,14 +106,31 @@ class PredictionSettings(StrictModel):
     fusion: Literal["mean", "majority"] = "mean"
 
 
+class PretrainingChoice(StrictModel):
+    """Which pretraining a method starts from by default.
+
+    Attributes:
+        recipe: None takes the one of the method's first objective, `pretrain-OBJECTIVE`.
+        preset: None takes the method's own preset where that recipe has it, else `recommended`.
+    """
+
+    recipe: str | None = None
+    preset: str | None = None
+
+
 class Preset(StrictModel):
-    """One preset of a recipe: overrides, section by section."""
+    """One preset of a recipe: overrides, section by section.
+
+    Attributes:
+        pretraining: of a method that starts from a pretraining; that also brings the plan.
+    """
 
     plan: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     augmentation: dict[str, Any] = Field(default_factory=dict)
     prediction: dict[str, Any] = Field(default_factory=dict)
+    pretraining: PretrainingChoice = Field(default_factory=PretrainingChoice)
 
 
 class Recipe(StrictModel):

@@ -35,6 +35,8 @@ from medsegdiff_cli.cli.train import (
     RecipeOption,
     ScaleOption,
     SelectionOption,
+    StepOption,
+    override_of_step,
     train_fold,
 )
 
@@ -54,6 +56,7 @@ def finetune(
     recipe: RecipeOption = None,
     plans_name: PlansOption = None,
     overrides: SetOption = None,
+    step: StepOption = None,
     selection: SelectionOption = None,
     min_coverage: Annotated[
         float, typer.Option("--min-coverage", min=0, max=1, help="Least share of the network that RUN must fill.")
@@ -88,7 +91,7 @@ def finetune(
             "preset": preset,
             "recipe": recipe,
             "plans_name": plans_name,
-            "overrides": parse_pairs(overrides, "=", "--set"),
+            "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
             "selection": selection,
             "seed": seed,
             "name": name,

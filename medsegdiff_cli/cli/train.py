@@ -1,8 +1,9 @@
 """`msd train`: all stages of a method on one fold, or on every case (`--fold all`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +32,12 @@ from medsegdiff_cli.cli.shell import (
     verb,
 )
 
+if TYPE_CHECKING:
+    from medsegdiff_cli.training.outcome import Progress
+    from medsegdiff_cli.workflows.run_setup import RunSetup
+    from medsegdiff_cli.workflows.train import TrainReport
+    from medsegdiff_cli.workflows.train_method import Bars
+
 MethodArgument = Annotated[str, typer.Argument(metavar="METHOD", help="Name of a method, see `msd methods`.")]
 FoldOption = Annotated[str, typer.Option("--fold", "-f", help="Fold 0, 1, ..., or all (train on every case).")]
 CasesOption = Annotated[int | None, typer.Option("--cases", min=1, help="Keep so many labels (patients).")]
@@ -42,6 +49,9 @@ SelectionOption = Annotated[
     str | None, typer.Option("--selection", help="last, or best on the validation labels [the recipe's].")
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Ending of the run's name, for a run of its own.")]
+StepOption = Annotated[
+    int | None, typer.Option("--step", min=0, help="step-probe: the one timestep to probe, as --set timesteps=[N].")
+]
 MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
 
 
@@ -59,6 +69,7 @@ def train(
     recipe: RecipeOption = None,
     plans_name: PlansOption = None,
     overrides: SetOption = None,
+    step: StepOption = None,
     selection: SelectionOption = None,
     seed: SeedOption = 0,
     name: NameOption = None,
@@ -74,6 +85,8 @@ def train(
 ) -> None:
     """Train a method; missing plans and preprocessing are made first, and the same command again resumes.
 
+    A method that starts from a pretraining makes it first, or uses the one that is there; --set changes that one, too,
+    where it owns the setting (network, noise schedule), and --set pretrain.KEY=VALUE always does.
     Afterwards the fold's validation cases are predicted and scored into `fold_K/validation/`.
 
     Example: `msd train supervised 4 --config 3d --fold 0 --scale small`
@@ -89,7 +102,7 @@ def train(
             "preset": preset,
             "recipe": recipe,
             "plans_name": plans_name,
-            "overrides": parse_pairs(overrides, "=", "--set"),
+            "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
             "selection": selection,
             "seed": seed,
             "name": name,
@@ -104,6 +117,11 @@ def train(
         json_output=json_output,
         quiet=quiet,
     )
+
+
+def override_of_step(step: int | None) -> dict[str, str]:
+    """Return `--step N` as the setting that it stands for."""
+    return {} if step is None else {"timesteps": f"[{step}]"}
 
 
 def train_fold(
@@ -121,8 +139,7 @@ def train_fold(
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
     from medsegdiff_cli.workflows.run_request import TrainRequest
-    from medsegdiff_cli.workflows.run_setup import set_up_run
-    from medsegdiff_cli.workflows.train import train_run
+    from medsegdiff_cli.workflows.train_method import settle_training, train_method
 
     chosen = choose_device(device)
     request = TrainRequest(
@@ -132,15 +149,31 @@ def train_fold(
         device=chosen,
         workers=choose_workers(workers, chosen),
     )
-    setup = set_up_run(request)
     if dry_run:
-        from medsegdiff_cli.workflows.forecast import forecast_training
+        from medsegdiff_cli.workflows.forecast import forecast_runs
 
-        print_forecast(forecast_training(setup), json_output, run=str(setup.folder))
+        settled = settle_training(request)
+        print_forecast(forecast_runs(settled.runs), json_output, run=str(settled.setup.folder))
         return
-    say(f"run: {setup.folder}", quiet or json_output)
-    with progress_bar("training", total=setup.recipe.training.steps, quiet=quiet or json_output) as update:
-        report = train_run(setup, progress=_StepBar(update))
+    setup, report = train_method(request, step_bars(quiet, json_output))
+    print_outcome(setup, report, json_output, quiet)
+
+
+def step_bars(quiet: bool, json_output: bool) -> "Bars":
+    """Return what opens a progress bar for a run and names its folder."""
+
+    @contextmanager
+    def opened(setup: "RunSetup") -> "Iterator[Progress]":
+        say(f"run: {setup.folder}", quiet or json_output)
+        what = "pretraining" if setup.is_pretraining else "training"
+        with progress_bar(what, total=setup.recipe.training.steps, quiet=quiet or json_output) as update:
+            yield _StepBar(update)
+
+    return opened
+
+
+def print_outcome(setup: "RunSetup", report: "TrainReport", json_output: bool, quiet: bool) -> None:
+    """Print the validation scores, if any."""
     if json_output:
         from medsegdiff_cli.artifacts.scores import to_json
 

@@ -46,7 +46,7 @@ class Denoising(Objective):
     """Noisy image and timestep in, noise out."""
 
     Settings = DenoisingSettings
-    stages = (Stage(name="pretrain", supervision="none"),)
+    stages = (Stage(name="pretrain", supervision="none", effort=2.0),)
 
     def __init__(self, task: Task, settings: DenoisingSettings) -> None:
         super().__init__(task, settings)

@@ -1,4 +1,7 @@
-"""All methods and pretraining objectives by name. A new one is one file and one line here; nothing is imported early."""
+"""All methods and pretraining objectives by name: a new one is one file and one line here.
+
+Nothing is imported until it is used.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -37,7 +37,7 @@ class Transfer:
     Attributes:
         state: complete, for `target.load_state_dict(state)`; new tensors have the target's present values.
         rows: the target's tensors in its order, then the unused ones.
-        coverage: share of the target's numbers that are loaded or adapted, 0 to 1.
+        coverage: share of the target's counted numbers that are loaded or adapted, 0 to 1.
     """
 
     state: dict[str, Tensor]
@@ -45,12 +45,15 @@ class Transfer:
     coverage: float
 
 
-def adapt_state(state: Mapping[str, Tensor], target: nn.Module) -> Transfer:
+def adapt_state(state: Mapping[str, Tensor], target: nn.Module, counted: tuple[str, ...] = ("",)) -> Transfer:
     """Return what of `state` the `target` can take; the caller decides which coverage is enough.
 
     Tensors equal in name and shape are taken. An input layer with another number of channels gets the mean over the
     old channels, scaled so that an image repeated over the channels gives the same features. All else is new: an
     output layer with other classes too, since rows of one class mean nothing for another.
+
+    Args:
+        counted: prefixes of the names that the coverage counts.
     """
     adaptable = {f"{name}.weight" for name in _input_layers(target)}
     fitted: dict[str, Tensor] = {}
@@ -65,8 +68,9 @@ def adapt_state(state: Mapping[str, Tensor], target: nn.Module) -> Transfer:
             fitted[name] = _with_channels(source, present.shape[1]).to(present)
         else:
             fitted[name] = source.to(present)
-        n_total += present.numel()
-        n_covered += present.numel() if status != "new" else 0
+        if name.startswith(counted):
+            n_total += present.numel()
+            n_covered += present.numel() if status != "new" else 0
         source_shape = None if source is None else tuple(source.shape)
         rows.append(TransferRow(name=name, status=status, source_shape=source_shape, target_shape=tuple(present.shape)))
     for name in state:

@@ -39,6 +39,8 @@ def resolve_batch(
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
     n_transitions: int | None = None,
+    strides: Strides | None = None,
+    max_batch: int | None = None,
     memory_bytes: int | None = None,
 ) -> ResolvedPatch:
     """Settle patch and batch when a training starts.
@@ -50,6 +52,8 @@ def resolve_batch(
         measure: (patch, batch, strides) to peak bytes of a training step; None trusts the plan.
         patch_size, batch_size: what the user or the recipe asked for.
         n_transitions: downsampling steps of the network; None takes the scale's, else the plan's.
+        strides: of a network that exists already; None takes the plan's, cut to the network's depth.
+        max_batch: upper limit in place of the plan's, when no batch size was asked for.
         memory_bytes: None takes the plan's.
 
     Raises:
@@ -62,7 +66,9 @@ def resolve_batch(
     budget = memory_bytes or plan.memory_bytes
     if n_transitions is None:
         n_transitions = _transitions(configuration, table)
-    strides = fit_strides(configuration.strides, n_transitions, n_dims)
+    if strides is None:
+        strides = fit_strides(configuration.strides, n_transitions, n_dims)
+    strides = tuple(tuple(step) for step in strides)
     least_batch = batch_size or SMALLEST_BATCH
     notes: list[str] = []
     if patch_size is not None:
@@ -71,7 +77,7 @@ def resolve_batch(
         patch = _within_scale(configuration, table, strides, scale, notes)
         if measure is not None:
             patch = _within_memory(patch, configuration, strides, budget, measure, least_batch, notes)
-    batch = batch_size or _batch_for(patch, configuration, table, strides, budget, measure)
+    batch = batch_size or _batch_for(patch, configuration, table, strides, budget, measure, max_batch)
     forecast = None if measure is None else measure(patch, batch, strides)
     if forecast is not None and forecast > budget:
         notes.append(
@@ -164,11 +170,12 @@ def _batch_for(
     strides: Strides,
     budget: int,
     measure: Measure | None,
+    max_batch: int | None,
 ) -> int:
     voxels = math.prod(patch)
     # A smaller patch than the plan's takes more of them, up to the same number of voxels.
     planned = math.prod(configuration.patch_size_voxels) * configuration.batch_size
-    limits = [planned // voxels, table.max_batch_voxels // voxels, table.max_batch]
+    limits = [table.max_batch_voxels // voxels, table.max_batch, planned // voxels if max_batch is None else max_batch]
     if measure is not None:
         one, two = measure(patch, 1, strides), measure(patch, 2, strides)
         limits.append((budget - one) // max(two - one, 1) + 1)

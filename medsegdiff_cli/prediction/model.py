@@ -15,8 +15,8 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import IntegrityError, UsageError
-from medsegdiff_cli.methods.base import Method
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.base import Method, Trainable
+from medsegdiff_cli.methods.registry import find_trainable
 from medsegdiff_cli.paths import CHECKPOINTS, RUN_PLAN, RUN_RECIPE
 
 CheckpointName = Literal["best", "last"]
@@ -52,15 +52,31 @@ def task_of(plan: Plan, config: str) -> Task:
     )
 
 
-def build_method(recipe: ResolvedRecipe, task: Task) -> Method:
-    """Build the untrained method that a resolved recipe describes.
+def build_trainable(recipe: ResolvedRecipe, task: Task) -> Trainable:
+    """Build the untrained method or pretraining objective that a resolved recipe describes.
 
     Raises:
         UsageError: unknown method or settings.
     """
-    method_class = find_method(recipe.method).load()
+    method_class = find_trainable(recipe.method).load()
     settings = validate(method_class.Settings, recipe.method_settings, f"settings of method '{recipe.method}'")
     return method_class(task, settings)
+
+
+def build_method(recipe: ResolvedRecipe, task: Task) -> Method:
+    """Build the untrained method that a resolved recipe describes.
+
+    Raises:
+        UsageError: unknown method or settings, or a pretraining, which cannot predict.
+    """
+    built = build_trainable(recipe, task)
+    if not isinstance(built, Method):
+        raise UsageError(
+            f"'{recipe.method}' is a pretraining, which cannot predict",
+            where="MODEL",
+            fix="train a method on it: msd finetune METHOD DATASET --from RUN",
+        )
+    return built
 
 
 def load_models(

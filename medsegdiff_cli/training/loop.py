@@ -7,13 +7,14 @@ started again goes on as if nothing had happened, bit by bit on a CPU.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.errors import Interrupted, ResourceError
-from medsegdiff_cli.methods.base import Method, Stage
+from medsegdiff_cli.methods.base import Stage, Trainable
 from medsegdiff_cli.paths import CHECKPOINTS
 from medsegdiff_cli.training.checkpoints import StageCheckpoints
 from medsegdiff_cli.training.distributed import Team
@@ -25,13 +26,13 @@ from medsegdiff_cli.training.updater import Updater, load_weights
 
 
 def train_stage(
-    method: Method,
+    method: Trainable,
     stage: Stage,
     settings: TrainingSettings,
     *,
     folder: Path,
     make_batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Method], ValidationScore] | None = None,
+    validate: Callable[[Any], ValidationScore] | None = None,
     seed: int,
     device: torch.device,
     precision: str = "float32",
@@ -50,6 +51,7 @@ def train_stage(
         folder: the run's fold folder.
         make_batches: given the number of steps done, returns this rank's batches of the remaining steps.
         validate: predicts with the method, which is in `eval()` with its prediction weights; called on rank 0 only.
+            None: the stage has nothing to predict.
         precision: "float32" or "bfloat16" (autocast), as recorded with the run.
         max_time_s: save and stop after so long, counted from this call.
         team: the processes of this training, from `join_team`; its device is then the one that counts.
@@ -85,7 +87,7 @@ def train_stage(
         return StageRun(updater, outside, checkpoints, Journal(folder), signals).run()
 
 
-def _finished_before(method: Method, checkpoints: StageCheckpoints) -> StageResult | None:
+def _finished_before(method: Trainable, checkpoints: StageCheckpoints) -> StageResult | None:
     """Return the outcome of a finished stage, its weights loaded unless a later stage has gone on from them."""
     outcome = checkpoints.finished().get(checkpoints.stage)
     if outcome is None:

@@ -9,11 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.errors import IntegrityError, Interrupted, NotFinished, ResourceError
-from medsegdiff_cli.methods.base import Method, enter_stage
+from medsegdiff_cli.methods.base import enter_stage
 from medsegdiff_cli.training.checkpoints import BEST, LAST, StageCheckpoints
 from medsegdiff_cli.training.counters import Counters
 from medsegdiff_cli.training.journal import Journal, steps_per_line
@@ -34,7 +34,7 @@ class Collaborators:
     """What a stage needs from outside; see `train_stage`."""
 
     make_batches: Callable[[int], Iterator[Batch]]
-    validate: Callable[[Method], ValidationScore] | None
+    validate: Callable[[Any], ValidationScore] | None
     progress: Progress | None
     max_time_s: float | None
 

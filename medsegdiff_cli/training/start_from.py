@@ -39,7 +39,7 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
 
     Args:
         parent: a run's fold folder, or its parent when it has one fold only.
-        min_coverage: least share of the method's numbers that must come from the parent.
+        min_coverage: least share of the method's pretrained numbers that must come from the parent.
 
     Raises:
         UsageError: no such run, or too little of it fits.
@@ -57,7 +57,7 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise IntegrityError(f"'{broken[0]}' holds numbers that are not finite", where=str(path), fix="train it again")
-    transfer = adapt_state(state, method)
+    transfer = adapt_state(state, method, method.pretrained)
     log.info("starting from %s\n%s", folders[0], transfer_table(transfer))
     if transfer.coverage < min_coverage:
         raise UsageError(

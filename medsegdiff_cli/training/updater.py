@@ -15,7 +15,7 @@ from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.diffusion.noise import NoiseSource, stream_seed
 from medsegdiff_cli.errors import IntegrityError, MsdError
 from medsegdiff_cli.inference.volume import autocast
-from medsegdiff_cli.methods.base import Method, Stage, parameters_of_stage
+from medsegdiff_cli.methods.base import Stage, Trainable, parameters_of_stage
 from medsegdiff_cli.training.distributed import Team
 from medsegdiff_cli.training.ema import Ema
 from medsegdiff_cli.training.optimisation import (
@@ -51,7 +51,7 @@ class Updater:
 
     def __init__(
         self,
-        method: Method,
+        method: Trainable,
         stage: Stage,
         settings: TrainingSettings,
         *,
@@ -144,7 +144,7 @@ class Updater:
         )
 
 
-def load_weights(method: Method, checkpoint: Checkpoint) -> None:
+def load_weights(method: Trainable, checkpoint: Checkpoint) -> None:
     """Load a checkpoint's `model` part.
 
     Raises:

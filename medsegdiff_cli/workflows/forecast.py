@@ -33,10 +33,19 @@ _COPIES_ON_DISK = 2 * 4 + 2
 _QUICK_VALIDATIONS = 10
 
 
+def forecast_runs(setups: Sequence[RunSetup]) -> dict[str, str]:
+    """Return `forecast_training` of several runs; a pretraining's lines say so."""
+    return {
+        f"pretraining {name}" if setup.is_pretraining else name: words
+        for setup in setups
+        for name, words in forecast_training(setup).items()
+    }
+
+
 def forecast_training(setup: RunSetup) -> dict[str, str]:
     """Return what a training will take, in words; a few steps of the real network are timed, nothing is written."""
     recipe, record, device = setup.recipe, setup.record, setup.request.device
-    method = setup.new_method()
+    method = setup.new_trainable()
     n_parameters = sum(parameter.numel() for parameter in method.parameters())
     steps = {stage.name: stage.steps for stage in record.stages}
     validation = _validation_windows(setup)

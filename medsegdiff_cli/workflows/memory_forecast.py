@@ -11,8 +11,8 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource
-from medsegdiff_cli.methods.base import Method
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.base import Stage, Trainable, enter_stage
+from medsegdiff_cli.methods.registry import find_trainable
 from medsegdiff_cli.networks.memory import measure_step
 
 # Saved tensors against resident growth, calibrated once: oneDNN's scratch memory and the allocator's slack are
@@ -36,31 +36,37 @@ def measure_training(
 
 @lru_cache(maxsize=256)
 def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, ...], batch_size: int) -> int:
-    method_class = find_method(name).load()
+    method_class = find_trainable(name).load()
     settings = validate(method_class.Settings, json.loads(settings_text), f"settings of method '{name}'")
     stage = method_class.stages[-1]
 
-    def build() -> Method:
-        return method_class(task, settings)
+    def build() -> Trainable:
+        built = method_class(task, settings)
+        enter_stage(built, stage)
+        return built
 
     def loss(method: Any) -> torch.Tensor:
         noise = NoiseSource([(0, index) for index in range(batch_size)])
-        return torch.stack(list(method.loss(example_batch(task, patch_size, batch_size), stage, noise).values())).sum()
+        return torch.stack(
+            list(method.loss(example_batch(task, patch_size, batch_size, stage), stage, noise).values())
+        ).sum()
 
     return measure_step(build, loss, training=True, ema=True).total_bytes
 
 
-def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int) -> Batch:
-    """Return an all-zero batch of the task, for counting and timing."""
+def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int, stage: Stage) -> Batch:
+    """Return an all-zero batch of the task as a stage sees it, for counting and timing."""
+    image = torch.zeros((batch_size, task.in_channels, *patch_size))
     shape = (batch_size, *patch_size)
     if task.classes_are_exclusive:
         label = torch.zeros(shape, dtype=torch.int64)
     else:
         label = torch.zeros((batch_size, task.n_classes, *patch_size), dtype=torch.uint8)
     return Batch(
-        image=torch.zeros((batch_size, task.in_channels, *patch_size)),
-        label=label,
+        image=image,
+        label=None if stage.supervision == "none" else label,
         valid=None,
         case_ids=("",) * batch_size,
         positions=torch.arange(batch_size),
+        views=(image,) * (stage.views - 1),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medsegdiff_cli.artifacts.plan import Scale
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.registry import find_trainable
 from medsegdiff_cli.planning.scales import scale_table
 
 
@@ -13,15 +13,20 @@ def with_scale(method: str, settings: Mapping[str, Any], scale: Scale, n_dims: i
     return {**settings, **known_to(method, scale_table(scale, n_dims).network_settings())}
 
 
+def steps_of(method: str, network_steps: int) -> int:
+    """Return the steps of a method's stages, where a scale gives those that a whole network needs."""
+    return max(1, round(network_steps * max(stage.effort for stage in find_trainable(method).load().stages)))
+
+
 def known_to(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that the method has a setting for."""
-    fields = find_method(method).load().Settings.model_fields
+    fields = find_trainable(method).load().Settings.model_fields
     return {name: value for name, value in values.items() if name in fields}
 
 
 def transitions_of(method: str, settings: Mapping[str, Any]) -> int:
     """Return how many times the method's network changes resolution; 0 for one that keeps it."""
-    fields = find_method(method).load().Settings.model_fields
+    fields = find_trainable(method).load().Settings.model_fields
     if "channel_mult" not in fields:
         return 0
     return len(settings.get("channel_mult", fields["channel_mult"].default)) - 1

@@ -16,7 +16,7 @@ from medsegdiff_cli.artifacts.splits import write_splits
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.registry import find_method, find_trainable
 from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
 from medsegdiff_cli.planning.memory import default_memory_bytes, default_scale, parse_bytes
 from medsegdiff_cli.planning.nnunet_rules import Cost
@@ -27,7 +27,7 @@ from medsegdiff_cli.planning.splits import explain_splits, splits_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.method_settings import known_to, transitions_of, with_scale
 from medsegdiff_cli.workflows.models import find_models
-from medsegdiff_cli.workflows.recipes import load_recipe, sections_of
+from medsegdiff_cli.workflows.recipes import RecipeChoice, load_recipe, planned_by, sections_of
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
     folder = request.workspace.preprocessed / dataset.name
     fingerprint = extract_fingerprint(dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress)
-    method = request.method or BASELINE
-    find_method(method)
-    recipe_section = sections_of(method, load_recipe(method), request.preset)["plan"] if request.method else {}
-    plans_name = request.plans_name or plans_name_of(method, request.preset, recipe_section)
+    find_method(request.method or BASELINE)
+    choice = planned_by(request.method or BASELINE, None, request.preset)
+    method, recipe_section = choice.method, choice.sections()["plan"] if request.method else {}
+    plans_name = request.plans_name or (plans_name_of(choice) if request.method else PLANS_NAME)
     overrides = validate(PlanOverrides, {"plans_name": plans_name, **recipe_section, **request.overrides}, "msd plan")
     scale = overrides.default_scale or default_scale()[0]
     memory, source = (parse_bytes(request.memory), "as asked for") if request.memory else default_memory_bytes()
@@ -95,7 +95,7 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
         cost_of=lambda n_dims: network_cost(method, dataset, n_dims, memory, scale),
         overrides=overrides,
         like=request.like,
-        supported_dims=find_method(method).n_dims,
+        supported_dims=find_trainable(method).n_dims,
     )
     path = request.workspace.plans_file(dataset.name, plans_name)
     plan = plan.model_copy(update={"explanation": (*plan.explanation, *_write_splits(dataset, folder))})
@@ -104,9 +104,9 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     return PlanReport(path=path, plan=plan)
 
 
-def plans_name_of(method: str, preset: str, recipe_section: Mapping[str, Any]) -> str:
+def plans_name_of(choice: RecipeChoice) -> str:
     """Return the name of the plan that a training uses by default: a recipe with its own geometry has its own plan."""
-    return f"{PLANS_NAME}_{method}_{preset}" if recipe_section else PLANS_NAME
+    return f"{PLANS_NAME}_{choice.recipe}_{choice.preset}" if choice.sections()["plan"] else PLANS_NAME
 
 
 def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes: int, scale: Scale) -> Cost:

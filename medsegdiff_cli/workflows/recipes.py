@@ -1,6 +1,7 @@
 """Recipes and overrides: from a method's name to all settings of a run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.recipe import (
+    SECTIONS,
     AugmentationSettings,
     PredictionSettings,
     Recipe,
@@ -17,7 +19,7 @@ from medsegdiff_cli.artifacts.recipe import (
     read_recipe,
 )
 from medsegdiff_cli.errors import UsageError, did_you_mean
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.registry import PRETRAINING, find_method, find_trainable, is_pretraining
 
 _PACKAGE = "medsegdiff_cli.plans"
 _FROM_THE_PLAN = ("strides",)
@@ -56,9 +58,49 @@ def sections_of(method: str, recipe: Recipe, preset: str) -> Sections:
     if recipe.method != method:
         raise UsageError(f"the recipe is for '{recipe.method}', not '{method}'", where="--recipe")
     chosen = recipe.preset(preset)
-    sections: Sections = {name: dict(getattr(chosen, name)) for name in type(chosen).model_fields}
-    sections["method"] = {**sections["method"], **find_method(method).preset}
+    sections: Sections = {name: dict(getattr(chosen, name)) for name in SECTIONS}
+    sections["method"] = {**sections["method"], **find_trainable(method).preset}
     return sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """A recipe and one of its presets.
+
+    Attributes:
+        method: what it is for, a method or `pretrain-OBJECTIVE`.
+    """
+
+    method: str
+    recipe: str
+    preset: str
+
+    def sections(self) -> Sections:
+        """Return the settings, section by section."""
+        return sections_of(self.method, load_recipe(self.recipe), self.preset)
+
+
+def pretraining_choice(method: str, recipe: str | None, preset: str) -> RecipeChoice | None:
+    """Return the recipe of the pretraining that a method starts from by default; None when it starts from none.
+
+    Args:
+        recipe, preset: the method's own; no recipe takes the one of its name.
+    """
+    if is_pretraining(method) or not find_method(method).objectives:
+        return None
+    choice = load_recipe(recipe or method).preset(preset).pretraining
+    name = f"{PRETRAINING}{find_method(method).objectives[0]}"
+    chosen = choice.recipe or name
+    presets = load_recipe(chosen).presets
+    return RecipeChoice(
+        method=name, recipe=chosen, preset=choice.preset or (preset if preset in presets else "recommended")
+    )
+
+
+def planned_by(method: str, recipe: str | None, preset: str) -> RecipeChoice:
+    """Return the recipe whose `plan` section counts: the pretraining's, for a method that starts from one."""
+    own = RecipeChoice(method=method, recipe=recipe or method, preset=preset)
+    return pretraining_choice(method, recipe, preset) or own
 
 
 def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: str) -> Sections:
@@ -70,7 +112,7 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
     known = known_settings(method)
     result = {name: dict(content) for name, content in sections.items()}
     for key, text in overrides.items():
-        section, name = _locate(key, known)
+        section, name = locate(key, known)
         if name in _FROM_THE_PLAN:
             raise UsageError(f"'{name}' follows from the plan", where="--set", fix=f"edit `{name}` in the plan")
         result[section][name] = _value_of(key, text)
@@ -91,14 +133,19 @@ def _value_of(key: str, text: str) -> Any:
 def known_settings(method: str) -> dict[str, type[BaseModel]]:
     """Return the settings model of every section that `--set` can change."""
     return {
-        "method": find_method(method).load().Settings,
+        "method": find_trainable(method).load().Settings,
         "training": TrainingSettings,
         "augmentation": AugmentationSettings,
         "prediction": PredictionSettings,
     }
 
 
-def _locate(key: str, known: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
+def locate(key: str, known: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
+    """Return the section and the setting that the key of a `--set` means.
+
+    Raises:
+        UsageError: it means none, or more than one.
+    """
     section, _, name = key.rpartition(".")
     if section:
         if section not in known:

@@ -20,6 +20,7 @@ class TrainRequest:
         cases: keep so many labels (patients, or cases with `count="cases"`).
         overrides: `--set` assignments.
         parent: run whose weights training starts from (`--from`).
+        pretraining: the pretraining that `msd train` made, or found finished, for a method that starts from one.
         min_coverage: least share of the network that the parent must fill.
         max_time_s: save and stop after so long.
     """
@@ -42,9 +43,15 @@ class TrainRequest:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0
     parent: Path | None = None
+    pretraining: Path | None = None
     min_coverage: float = 0.5
     max_time_s: float | None = None
     overwrite: bool = False
+
+    @property
+    def starts_from(self) -> Path | None:
+        """The fold folder whose weights training starts from."""
+        return self.parent or self.pretraining
 
     def __post_init__(self) -> None:
         choices = {

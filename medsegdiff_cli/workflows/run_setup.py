@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medsegdiff_cli import __version__
-from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, Part, open_dataset
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.plan import Plan, Scale, read_plan
 from medsegdiff_cli.artifacts.recipe import (
@@ -16,24 +16,27 @@ from medsegdiff_cli.artifacts.recipe import (
     PredictionSettings,
     ResolvedRecipe,
     TrainingSettings,
+    read_resolved_recipe,
 )
-from medsegdiff_cli.artifacts.run import RunRecord, StageRecord
+from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, read_run
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
-from medsegdiff_cli.methods.base import Method
-from medsegdiff_cli.methods.registry import find_method
-from medsegdiff_cli.paths import find_dataset
+from medsegdiff_cli.methods.base import Trainable
+from medsegdiff_cli.methods.registry import find_trainable, is_pretraining
+from medsegdiff_cli.paths import RUN_RECIPE, find_dataset
+from medsegdiff_cli.planning.nnunet_rules import Strides
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
-from medsegdiff_cli.prediction.model import build_method, task_of
+from medsegdiff_cli.prediction.model import build_trainable, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
-from medsegdiff_cli.workflows.method_settings import known_to, transitions_of, with_scale
+from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
+from medsegdiff_cli.workflows.pretraining import inherited_settings, of_method, of_pretraining, pretraining_cases
 from medsegdiff_cli.workflows.provenance import command_line, versions
-from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, sections_of
+from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, planned_by, sections_of
 from medsegdiff_cli.workflows.run_folder import run_folder
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -57,31 +60,46 @@ class RunSetup:
         """Whether a 2D network trains on slices of 3D images."""
         return len(self.recipe.patch_size_voxels) < self.plan.n_dims_of_images
 
-    def new_method(self) -> Method:
-        """Build the method with its initial weights, which depend on the seed alone."""
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run is of an objective: labels unseen, nothing to predict or score."""
+        return is_pretraining(self.record.method)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the dataset that the run reads."""
+        return ("Tr", "Un") if self.is_pretraining else ("Tr",)
+
+    def new_trainable(self) -> Trainable:
+        """Build the method or objective with its initial weights, which depend on the seed alone."""
         torch.manual_seed(self.record.seed)
-        return build_method(self.recipe, task_of(self.plan, self.record.config))
+        return build_trainable(self.recipe, task_of(self.plan, self.record.config))
 
 
-def set_up_run(request: TrainRequest) -> RunSetup:
+def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = None) -> RunSetup:
     """Settle every setting of a run; nothing is written but a missing plan.
+
+    Args:
+        planned_parent: recipe of a pretraining that is not there yet, to settle the rest before it is made.
 
     Raises:
         UsageError: unknown names or settings, or an unsupported configuration.
         InputDataError: the dataset has no labelled case for the fold.
     """
-    find_method(request.method)
+    find_trainable(request.method)
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
     recipe_file = load_recipe(request.recipe or request.method)
     sections = sections_of(request.method, recipe_file, request.preset)
-    plan = _plan_of(request, dataset, sections)
+    plan = _plan_of(request, dataset)
     config, _ = plan.configuration(request.config)
     scale = request.scale or plan.default_scale
-    sections = _with_scale(sections, request.method, plan, config, scale)
-    sections = apply_overrides(sections, request.overrides, request.method)
+    sections, max_batch = _with_scale(sections, request.method, plan, config, scale)
+    sections = apply_overrides(sections, of_method(request.overrides, request.method), request.method)
+    inherited = _inherited(request, planned_parent)
+    sections["method"].update(inherited)
     if request.selection is not None:
         sections["training"]["selection"] = request.selection
-    patch, recipe = _resolve(request, plan, config, scale, sections)
+    patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val = _cases_of(request, dataset)
     if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
         raise UsageError(
@@ -101,13 +119,13 @@ def set_up_run(request: TrainRequest) -> RunSetup:
         recipe_digest=recipe.digest(),
         train_cases=train,
         val_cases=val,
-        unlabelled_test_overlap=dataset.info.unlabelled_test_overlap,
+        unlabelled_test_overlap=_overlap_of(request, dataset),
         validation_labels_used_for_selection=_labels_for_selection(recipe.training, val),
-        parent=_provenance_of_parent(request.parent),
+        parent=_provenance_of_parent(request.starts_from),
         precision=resolve_precision(recipe.training.precision, request.device),
         stages=tuple(
             StageRecord(name=stage.name, steps=recipe.training.steps)
-            for stage in find_method(request.method).load().stages
+            for stage in find_trainable(request.method).load().stages
         ),
         command=command_line(),
         versions=versions(),
@@ -123,9 +141,38 @@ def set_up_run(request: TrainRequest) -> RunSetup:
     )
 
 
-def _plan_of(request: TrainRequest, dataset: DatasetFolder, sections: Sections) -> Plan:
-    """Read the plan, making it first when it is missing."""
-    name = request.plans_name or plans_name_of(request.method, request.preset, sections["plan"])
+def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:
+    """Return the settings that come with the weights that training starts from.
+
+    Raises:
+        UsageError: `--set` would change one of them.
+    """
+    if planned_parent is None and request.starts_from is not None:
+        planned_parent = read_resolved_recipe(request.starts_from / RUN_RECIPE)
+    if planned_parent is None or is_pretraining(request.method):
+        return {}
+    foreign = of_pretraining(request.overrides, request.method)
+    if request.parent is not None and foreign:
+        raise UsageError(
+            f"{', '.join(foreign)}: settled by the run that training starts from",
+            where="--set",
+            fix="leave it out, or start from another run (msd pretrain ... --set ...)",
+        )
+    return inherited_settings(request.method, planned_parent)
+
+
+def _overlap_of(request: TrainRequest, dataset: DatasetFolder) -> str:
+    """Return the dataset's word on unlabelled test images, unless the pretraining was made under another."""
+    if request.starts_from is not None and read_run(request.starts_from).dataset == dataset.name:
+        word = read_run(request.starts_from).unlabelled_test_overlap
+        return word if word == "allowed" else dataset.info.unlabelled_test_overlap
+    return dataset.info.unlabelled_test_overlap
+
+
+def _plan_of(request: TrainRequest, dataset: DatasetFolder) -> Plan:
+    """Read the plan, making it first when it is missing; a method shares the plan of its pretraining."""
+    choice = planned_by(request.method, request.recipe, request.preset)
+    name = request.plans_name or plans_name_of(choice)
     path = request.workspace.plans_file(dataset.name, name)
     if not path.is_file():
         log.info("no plan '%s' yet: planning", name)
@@ -135,33 +182,40 @@ def _plan_of(request: TrainRequest, dataset: DatasetFolder, sections: Sections) 
                 workspace=request.workspace,
                 plans_name=name,
                 workers=request.workers,
-                overrides=dict(sections["plan"]),
+                overrides=choice.sections()["plan"],
             )
         )
     return read_plan(path)
 
 
-def _with_scale(sections: Sections, method: str, plan: Plan, config: str, scale: Scale) -> Sections:
+def _with_scale(sections: Sections, method: str, plan: Plan, config: str, scale: Scale) -> tuple[Sections, int | None]:
+    """Return the settings with the scale's; of a fixed length, the recipe's batch size is but an upper limit."""
     n_dims = len(plan.configuration(config)[1].patch_size_voxels)
     table = scale_table(scale, n_dims)
     result = {name: dict(content) for name, content in sections.items()}
     result["method"] = with_scale(method, result["method"], scale, n_dims)
     if table.steps is not None:
-        result["training"]["steps"] = table.steps
-        # A batch size of the recipe is meant for its own length and network.
-        result["training"].pop("batch_size", None)
-    return result
+        result["training"]["steps"] = steps_of(method, table.steps)
+        return result, result["training"].pop("batch_size", None)
+    return result, None
 
 
 def _resolve(
-    request: TrainRequest, plan: Plan, config: str, scale: Scale, sections: Sections
+    request: TrainRequest,
+    plan: Plan,
+    config: str,
+    scale: Scale,
+    sections: Sections,
+    strides: Strides | None,
+    max_batch: int | None,
 ) -> tuple[ResolvedPatch, ResolvedRecipe]:
+    """Settle patch and batch, and complete the recipe; `strides` come with a network that was pretrained."""
     configuration = plan.configuration(config)[1]
     training = validate(TrainingSettings, sections["training"], "settings of 'training'")
     settings: dict[str, Any] = dict(sections["method"])
     settings = {**known_to(request.method, {"batch_dice": configuration.batch_dice}), **settings}
     task = task_of(plan, config)
-    if task.n_dims not in find_method(request.method).n_dims:
+    if task.n_dims not in find_trainable(request.method).n_dims:
         raise UsageError(
             f"method '{request.method}' has no {task.n_dims}D form", where="--config", fix="choose another --config"
         )
@@ -180,6 +234,8 @@ def _resolve(
         patch_size=training.patch_size_voxels,
         batch_size=training.batch_size,
         n_transitions=transitions_of(request.method, settings),
+        strides=strides,
+        max_batch=max_batch,
     )
     settings.update(known_to(request.method, {"strides": patch.strides}))
     recipe = ResolvedRecipe(
@@ -194,7 +250,7 @@ def _resolve(
         prediction=validate(PredictionSettings, sections["prediction"], "settings of 'prediction'"),
     )
     # Validate and fill in the method's defaults, so that the recipe on disk is complete.
-    method_class = find_method(request.method).load()
+    method_class = find_trainable(request.method).load()
     complete = validate(method_class.Settings, recipe.method_settings, f"settings of method '{request.method}'")
     return patch, recipe.model_copy(update={"method_settings": complete.model_dump(mode="json")})
 
@@ -204,6 +260,8 @@ def _cases_of(request: TrainRequest, dataset: DatasetFolder) -> tuple[tuple[str,
     if not labelled:
         raise InputDataError("the dataset has no labelled case", where=str(dataset.path), fix="add labelsTr")
     fold = splits_of(dataset, request.workspace.preprocessed / dataset.name).fold(request.fold)
+    if is_pretraining(request.method):
+        return pretraining_cases(dataset, fold), ()
     groups = {case.case: case.group for case in labelled}
     train = fold.train
     if request.cases is not None:

@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.inference.volume import autocast
-from medsegdiff_cli.methods.base import Method, Sampling, Stage, enter_stage
+from medsegdiff_cli.methods.base import Method, Sampling, Stage, Trainable, enter_stage
 from medsegdiff_cli.workflows.memory_forecast import example_batch
 
 # A whole step is timed when it fits into this; else the largest patch that does is, and its time scaled by the voxels.
@@ -30,17 +30,14 @@ class Timing:
 
 
 def time_training_step(
-    method: Method, stage: Stage, patch_size: Sequence[int], batch_size: int, precision: str, device: torch.device
+    method: Trainable, stage: Stage, patch_size: Sequence[int], batch_size: int, precision: str, device: torch.device
 ) -> Timing:
     """Time a forward and backward pass; weights are not changed, gradients are dropped afterwards."""
     method = method.to(device).train()
     enter_stage(method, stage)
 
     def step(patch: tuple[int, ...], batch: int) -> None:
-        images = example_batch(method.task, patch, batch)
-        if stage.supervision == "none":
-            images = replace(images, label=None)
-        images = replace(images, views=(images.image,) * (stage.views - 1)).to(device)
+        images = example_batch(method.task, patch, batch, stage).to(device)
         noise = NoiseSource([(0, index) for index in range(batch)], device)
         with autocast(precision, device):
             terms = method.loss(images, stage, noise)
@@ -67,7 +64,7 @@ def time_prediction_call(
 
 def _measure(
     run: Callable[[tuple[int, ...], int], None],
-    method: Method,
+    method: Trainable,
     patch_size: Sequence[int],
     batch_size: int,
     device: torch.device,

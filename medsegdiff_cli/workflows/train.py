@@ -10,9 +10,11 @@ from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, write_run
 from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.batching.loader import make_batches
-from medsegdiff_cli.methods.base import Method, Stage
-from medsegdiff_cli.paths import TRAINING_LOG
+from medsegdiff_cli.diffusion.noise import NoiseSource
+from medsegdiff_cli.methods.base import Method, Objective, Stage, Trainable
+from medsegdiff_cli.paths import SAMPLES_PNG, TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
+from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
 from medsegdiff_cli.training.outcome import Progress
@@ -23,6 +25,8 @@ from medsegdiff_cli.workflows.run_folder import open_run_folder
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
 log = logging.getLogger(__name__)
+
+_PICTURES = 8
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class TrainReport:
 def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     """Train all stages of a run, resuming what was begun, then predict and score the fold's validation cases.
 
+    A pretraining has nothing to score: it leaves a picture of what it learnt instead.
+
     Args:
         progress: told of every step.
 
@@ -45,9 +51,9 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     """
     cores_left = usable_cores() - setup.request.workers
     with torch_threads(cores_left), join_team(setup.request.device) as team:
-        method = setup.new_method()
-        parent = setup.request.parent
-        if parent is not None:
+        method = setup.new_trainable()
+        parent = setup.request.starts_from
+        if parent is not None and isinstance(method, Method):
             start = start_from(method, parent, min_coverage=setup.request.min_coverage)
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
         # A resumed run keeps the precision that it began with.
@@ -56,14 +62,29 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         team.from_lead(0.0)
         handler = logs.add_file(setup.folder / TRAINING_LOG) if team.is_lead else None
         try:
-            if parent is not None:
+            if parent is not None and isinstance(method, Method):
                 log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
             for stage in method.stages:
                 record = _train_one(setup, record, method, stage, store, progress, team)
+            if isinstance(method, Objective) and team.is_lead:
+                _illustrate(method, setup)
             return TrainReport(record, validate_fold(setup) if record.val_cases and team.is_lead else None)
         finally:
             if handler is not None:
                 logs.remove(handler)
+
+
+def _illustrate(objective: Objective, setup: RunSetup) -> None:
+    """Draw what a pretraining learnt, once."""
+    picture = setup.folder / SAMPLES_PNG
+    if picture.is_file():
+        return
+    noise = NoiseSource([(setup.record.seed, "picture", number) for number in range(_PICTURES)], setup.request.device)
+    images = objective.eval().illustrate(noise, setup.recipe.patch_size_voxels)
+    if images is not None:
+        title = f"{setup.folder.parent.name}, {setup.recipe.training.steps} steps: generated images"
+        draw_samples(images.cpu().numpy(), picture, title=title)
+        log.info("what was learnt: %s", picture)
 
 
 def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
@@ -75,7 +96,7 @@ def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
         setup.plan,
         setup.record.config,
         store,
-        parts=("Tr",),
+        parts=setup.parts,
         cases={*setup.record.train_cases, *setup.record.val_cases},
         workers=choose_workers(None) if setup.request.workers else 0,
     )
@@ -94,7 +115,7 @@ def store_of(setup: RunSetup) -> PreprocessedStore:
 def _train_one(
     setup: RunSetup,
     record: RunRecord,
-    method: Method,
+    method: Trainable,
     stage: Stage,
     store: PreprocessedStore,
     progress: Progress | None,

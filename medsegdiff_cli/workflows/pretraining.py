@@ -1,0 +1,170 @@
+"""Pretraining: which one a method starts from, and that it never sees an image that scores depend on."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder
+from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
+from medsegdiff_cli.artifacts.splits import Fold
+from medsegdiff_cli.atomic import digest_of_file
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.methods.registry import METHODS, PRETRAINING, find_method, find_objective, is_pretraining
+from medsegdiff_cli.workflows.recipes import known_settings, locate, pretraining_choice
+from medsegdiff_cli.workflows.run_request import TrainRequest
+
+log = logging.getLogger(__name__)
+
+# In front of a `--set` key: the setting of the pretraining, not of the method that starts from it.
+_OF_PRETRAINING = "pretrain."
+_NAMED = 5
+
+
+def pretraining_run_name(objective_or_method: str) -> str:
+    """Return `pretrain-OBJECTIVE` for an objective, or for the first objective of a method.
+
+    Raises:
+        UsageError: neither, or a method that starts from no pretraining.
+    """
+    if objective_or_method not in METHODS:
+        find_objective(objective_or_method)
+        return f"{PRETRAINING}{objective_or_method}"
+    objectives = METHODS[objective_or_method].objectives
+    if not objectives:
+        able = ", ".join(name for name, entry in METHODS.items() if entry.objectives)
+        raise UsageError(
+            f"'{objective_or_method}' starts from no pretraining", where="METHOD", fix=f"methods that do: {able}"
+        )
+    return f"{PRETRAINING}{objectives[0]}"
+
+
+def pretraining_of(request: TrainRequest) -> TrainRequest | None:
+    """Return the request of the pretraining that a method starts from by default; None when there is none to make.
+
+    A pretraining is shared by methods, label budgets and seeds: it keeps seed 0 and takes only those of the request's
+    `--set` that are its own (see `of_pretraining`).
+    """
+    choice = pretraining_choice(request.method, request.recipe, request.preset)
+    if choice is None or request.parent is not None:
+        return None
+    return replace(
+        request,
+        method=choice.method,
+        recipe=None if choice.recipe == choice.method else choice.recipe,
+        preset=choice.preset,
+        overrides=of_pretraining(request.overrides, request.method),
+        cases=None,
+        count="groups",
+        selection=None,
+        seed=0,
+        name=None,
+        overwrite=False,
+    )
+
+
+def request_pretraining(objective_or_method: str, recipe: str | None, preset: str, **settings: Any) -> TrainRequest:
+    """Return what `msd pretrain` was asked for.
+
+    Args:
+        objective_or_method: a method stands for the pretraining that it starts from by default.
+        recipe: None takes the objective's own, or the one that the method's recipe names.
+        settings: of the `TrainRequest`.
+
+    Raises:
+        UsageError: no such objective or method, or a method that starts from no pretraining.
+    """
+    name = pretraining_run_name(objective_or_method)
+    if objective_or_method in METHODS and recipe is None:
+        choice = pretraining_choice(objective_or_method, None, preset)
+        if choice is not None:
+            recipe, preset = choice.recipe, choice.preset
+    return TrainRequest(method=name, recipe=None if recipe == name else recipe, preset=preset, **settings)
+
+
+def of_pretraining(overrides: Mapping[str, str], method: str) -> dict[str, str]:
+    """Return the `--set` assignments that belong to the pretraining: network and noise schedule, and `pretrain.KEY`."""
+    return {
+        key.removeprefix(_OF_PRETRAINING): value
+        for key, value in overrides.items()
+        if key.startswith(_OF_PRETRAINING) or _is_inherited(key, method)
+    }
+
+
+def of_method(overrides: Mapping[str, str], method: str) -> dict[str, str]:
+    """Return the other `--set` assignments."""
+    return {
+        key: value
+        for key, value in overrides.items()
+        if not key.startswith(_OF_PRETRAINING) and not _is_inherited(key, method)
+    }
+
+
+def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
+    """Return the settings that come with a run's weights, for a method that takes its network from there.
+
+    Raises:
+        UsageError: that run has no such network.
+    """
+    inherited = _inherited_by(method)
+    if inherited is None:
+        return {}
+    missing = [name for name in inherited.model_fields if name not in parent.method_settings]
+    if missing:
+        raise UsageError(
+            f"'{method}' cannot start from a run of '{parent.method}', which has no {missing[0]}",
+            where="--from",
+            fix=f"give a run of {pretraining_run_name(method)} (msd pretrain {method} DATASET)",
+        )
+    return {name: parent.method_settings[name] for name in inherited.model_fields}
+
+
+def pretraining_cases(dataset: DatasetFolder, fold: Fold) -> tuple[str, ...]:
+    """Return the cases that a pretraining may see: the fold's training images and all unlabelled ones.
+
+    Raises:
+        InputDataError: an unlabelled image is also a test or validation image, and the dataset does not allow it.
+    """
+    training, unlabelled = dataset.cases("Tr"), dataset.cases("Un")
+    held_out = [case for case in training if case.case in fold.val] + dataset.cases("Ts")
+    seen = [case for case in training if case.label is None] + unlabelled
+    shared = same_images(seen, held_out)
+    if shared and dataset.info.unlabelled_test_overlap != "allowed":
+        raise InputDataError(
+            f"{len(shared)} unlabelled images are also test or validation images: {', '.join(shared[:_NAMED])}",
+            where=str(dataset.path),
+            fix='remove them from imagesUn; or, if your protocol says so, set "unlabelled_test_overlap": "allowed" in '
+            "dataset.json: it is then printed beside every score",
+        )
+    if shared:
+        log.warning("pretraining sees %d test or validation images, as dataset.json allows", len(shared))
+    return (*sorted(fold.train), *sorted(case.case for case in seen))
+
+
+def same_images(cases: Iterable[CaseFiles], others: Iterable[CaseFiles]) -> list[str]:
+    """Return the names of those `cases` whose files are, byte by byte, files of `others`.
+
+    Only files of equal size are read.
+    """
+    other_files = [path for case in others for path in case.images if path.is_file()]
+    sizes = {path.stat().st_size for path in other_files}
+    candidates = {
+        case.case: [path for path in case.images if path.is_file() and path.stat().st_size in sizes] for case in cases
+    }
+    wanted = {path.stat().st_size for paths in candidates.values() for path in paths}
+    digests = {digest_of_file(path) for path in other_files if path.stat().st_size in wanted}
+    return sorted(case for case, paths in candidates.items() if any(digest_of_file(path) in digests for path in paths))
+
+
+def _is_inherited(key: str, method: str) -> bool:
+    inherited = _inherited_by(method)
+    if inherited is None or key.startswith(_OF_PRETRAINING):
+        return False
+    section, name = locate(key, known_settings(method))
+    return section == "method" and name in inherited.model_fields
+
+
+def _inherited_by(method: str) -> type[BaseModel] | None:
+    return None if is_pretraining(method) else find_method(method).load().inherited
