@@ -15,12 +15,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all docs results clean
+.PHONY: help install demo lint types test test-all docs results few-labels clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | docs | results DATA=FOLDER | clean"
+	@echo "make lint | types | test-all | docs | results DATA=FOLDER | few-labels DATA=FOLDER | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,9 @@ docs: $(VENV)/installed-test
 
 results: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/results.py --data $(DATA) --workspace $(WORKSPACE)
+
+few-labels: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/few_labels.py --data $(DATA) --workspace $(WORKSPACE)/few_labels --processes 2
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

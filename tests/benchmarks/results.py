@@ -127,7 +127,9 @@ def write_page(workspace: Path) -> None:
         for scored_on, folder in places:
             if (folder / "summary.json").is_file() and (fold / "run.json").is_file():
                 rows += _rows(experiment, scored_on, folder, json.loads((fold / "run.json").read_text()), command)
-    PAGE.write_text(_HEADER + "\n".join(rows) + "\n" + _FOOTER, encoding="utf-8")
+    # What other scripts wrote below stays.
+    _, mark, others = PAGE.read_text(encoding="utf-8").partition("\n## ")
+    PAGE.write_text(_HEADER + "\n".join(rows) + "\n" + _FOOTER + mark + others, encoding="utf-8")
 
 
 def _rows(experiment: Experiment, scored_on: str, folder: Path, run_record: dict, command: str) -> list[str]:
