@@ -52,7 +52,7 @@ def test_a_training_forecast_counts_and_times_without_writing(setup, tiny_demo):
     assert files_below(tiny_demo[0].folder) == before
     assert forecast["steps"] == "1000 (train)"
     assert forecast["patch"] == f"8 x 16 x 16 voxels, {setup.recipe.batch_size} a step"
-    n_parameters = sum(p.numel() for p in setup.new_method().parameters())
+    n_parameters = sum(p.numel() for p in setup.new_trainable().parameters())
     assert forecast["parameters"] == f"{n_parameters / 1e6:.2f} million"
     assert forecast["network forwards"].startswith("1000 of")
     assert "measured on this machine" in forecast["time"]
@@ -87,14 +87,14 @@ def test_more_outputs_take_more_disk(prediction):
 
 def test_a_network_too_slow_to_time_is_scaled_from_a_small_patch(setup, monkeypatch):
     monkeypatch.setattr(step_timing, "BUDGET_S", 0.0)
-    method = setup.new_method()
+    method = setup.new_trainable()
     timing = step_timing.time_training_step(method, method.stages[0], (16, 32, 32), 2, "float32", torch.device("cpu"))
     assert "scaled from a patch of" in timing.how
     assert timing.seconds > 0
 
 
 def test_timing_leaves_the_weights_as_they_were(setup):
-    method = setup.new_method()
+    method = setup.new_trainable()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     stage: Stage = method.stages[0]
     step_timing.time_training_step(method, stage, (8, 16, 16), 2, "float32", torch.device("cpu"))
