@@ -19,7 +19,7 @@ _SCHEME_OF_CHANNEL_NAME = {
     "rescale_to_0_1": "rescale_0_1",
     "rgb_to_0_1": "rgb_0_1",
 }
-_BOUNDED = {"ct", "rescale_0_1", "rgb_0_1"}
+_BOUNDED = {"ct", "rescale_0_1", "rescale_minus1_1", "rgb_0_1"}
 _STATISTICS = {
     "zscore_dataset": ("mean", "std"),
     "ct": ("mean", "std", "percentile_00_5", "percentile_99_5"),
@@ -112,6 +112,10 @@ def _rescale_0_1(values: np.ndarray, mask: np.ndarray | None, statistics: Mappin
     return out
 
 
+def _rescale_minus1_1(values: np.ndarray, mask: np.ndarray | None, statistics: Mapping[str, float]) -> np.ndarray:
+    return _rescale_0_1(values, mask, statistics) * np.float32(2) - np.float32(1)
+
+
 def _rgb_0_1(values: np.ndarray, mask: np.ndarray | None, statistics: Mapping[str, float]) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 255:
@@ -152,6 +156,7 @@ SCHEMES: dict[str, Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]]
     "zscore_dataset": _zscore_dataset,
     "ct": _ct,
     "rescale_0_1": _rescale_0_1,
+    "rescale_minus1_1": _rescale_minus1_1,
     "rgb_0_1": _rgb_0_1,
     "none": _none,
     "quantile": _quantile,

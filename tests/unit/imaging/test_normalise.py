@@ -1,8 +1,11 @@
 """Normalisation: formulas derived by hand on small arrays."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from medsegdiff_cli.artifacts.plan import Normalisation
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.normalise import SCHEMES, is_bounded, needs_mask, normalise_channel, scheme_for_channel_name
 
@@ -55,6 +58,11 @@ def test_ct_clips_to_the_percentiles_then_standardises():
 
 def test_rescale_maps_the_extremes_to_0_and_1_and_rgb_divides_by_255():
     assert normalise_channel(np.array([-4, 0, 4]), "rescale_0_1").tolist() == [0, 0.5, 1]
+    assert normalise_channel(np.array([-4, 0, 4]), "rescale_minus1_1").tolist() == [-1, 0, 1]
+
+
+def test_every_normalisation_that_a_plan_can_name_exists():
+    assert set(get_args(Normalisation)) == set(SCHEMES)
     assert normalise_channel(np.array([0, 51, 255], np.uint8), "rgb_0_1").tolist() == [0, np.float32(0.2), 1]
 
 
