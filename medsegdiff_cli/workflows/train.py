@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from medsegdiff_cli import log as logs
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
@@ -79,12 +81,17 @@ def _illustrate(objective: Objective, setup: RunSetup) -> None:
     picture = setup.folder / SAMPLES_PNG
     if picture.is_file():
         return
-    noise = NoiseSource([(setup.record.seed, "picture", number) for number in range(_PICTURES)], setup.request.device)
-    images = objective.eval().illustrate(noise, setup.recipe.patch_size_voxels)
-    if images is not None:
-        title = f"{setup.folder.parent.name}, {setup.recipe.training.steps} steps: generated images"
-        draw_samples(images.cpu().numpy(), picture, title=title)
-        log.info("what was learnt: %s", picture)
+    objective.eval()
+    images = []
+    for number in range(_PICTURES):  # one by one: a batch of volumes may not fit where a training step did
+        noise = NoiseSource([(setup.record.seed, "picture", number)], setup.request.device)
+        image = objective.illustrate(noise, setup.recipe.patch_size_voxels)
+        if image is None:
+            return
+        images.append(image.cpu())
+    title = f"{setup.folder.parent.name}, {setup.recipe.training.steps} steps: generated images"
+    draw_samples(torch.cat(images).numpy(), picture, title=title)
+    log.info("what was learnt: %s", picture)
 
 
 def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
