@@ -1,9 +1,13 @@
-"""Any registered method, made small, and made-up data for it: what the contract tests of methods build on."""
+"""Any registered method or pretraining objective, made small, and made-up data for it.
+
+An objective goes by the name of its runs here, `pretrain-OBJECTIVE`, as in recipes and run folders.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from pydantic import BaseModel
 from torch import Tensor
@@ -12,8 +16,8 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource, stream_seed
-from medsegdiff_cli.methods.base import Method, Sampling, Stage
-from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.methods.base import Method, Sampling, Stage, Trainable
+from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, PRETRAINING, find_trainable, is_pretraining
 
 # Width and depth under the names that settings of networks have here; what a method lacks is left out.
 SMALL: dict[str, Any] = {
@@ -23,11 +27,14 @@ SMALL: dict[str, Any] = {
     "attention_levels": (),
     "strides": None,
 }
+# An ensemble over timesteps keeps three of them: each one runs the network.
+_TIMESTEPS = 3
+TRAINABLES = (*METHODS, *(f"{PRETRAINING}{name}" for name in OBJECTIVES))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, on images of 2 or 3 axes, for exclusive classes or for regions."""
+    """A method or objective, on images of 2 or 3 axes, for exclusive classes or for regions."""
 
     name: str
     n_dims: int
@@ -49,19 +56,47 @@ class Variant:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return METHODS[self.name].load().stages
+        return find_trainable(self.name).load().stages
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is a method; objectives only train."""
+        return not is_pretraining(self.name)
 
 
-def variants(*, regions: bool = True) -> list[Variant]:
+def variants(*, regions: bool = True, objectives: bool = False) -> list[Variant]:
+    """Return all methods, and with `objectives` these too, which look at no classes: one kind is all of them."""
     kinds = (True, False) if regions else (True,)
-    return [Variant(name, n, kind) for name, entry in METHODS.items() for n in entry.n_dims for kind in kinds]
+    found = [Variant(name, n, kind) for name, entry in METHODS.items() for n in entry.n_dims for kind in kinds]
+    if objectives:
+        found += [Variant(f"{PRETRAINING}{name}", n) for name, entry in OBJECTIVES.items() for n in entry.n_dims]
+    return found
+
+
+def as_parameters(chosen: list[Variant], *, slow_2d: bool = False) -> list[Any]:
+    """Return variants as pytest parameters; the second and later names of one class are slow tests.
+
+    Args:
+        slow_2d: also in 2D for exclusive classes, where each name is otherwise tested at once.
+    """
+    first_names: dict[str, str] = {}
+    parameters = []
+    for variant in chosen:
+        is_first = first_names.setdefault(find_trainable(variant.name).target, variant.name) == variant.name
+        quick = is_first or (variant.n_dims == 2 and variant.exclusive and not slow_2d)
+        parameters.append(pytest.param(variant, marks=[] if quick else [pytest.mark.slow], id=str(variant)))
+    return parameters
 
 
 def small_settings(name: str, **changes: Any) -> BaseModel:
     """Return the method's settings with every width that it has, also in nested settings, made small."""
-    entry = METHODS[name]
+    entry = find_trainable(name)
     model = entry.load().Settings
-    return validate(model, {**entry.preset, **_shrunk(model), **changes}, f"settings of {name}")
+    settings = {**entry.preset, **_shrunk(model), **changes}
+    steps = settings.get("timesteps", ())
+    if "timesteps" not in changes and len(steps) > _TIMESTEPS:
+        settings["timesteps"] = (steps[0], steps[len(steps) // 2], steps[-1])
+    return validate(model, settings, f"settings of {name}")
 
 
 def _shrunk(model: type[BaseModel]) -> dict[str, Any]:
@@ -72,15 +107,15 @@ def _shrunk(model: type[BaseModel]) -> dict[str, Any]:
     return small
 
 
-def build(variant: Variant, *, seed: int = 0, zero_init: bool = True, **changes: Any) -> Method:
-    """Build a small method.
+def build(variant: Variant, *, seed: int = 0, zero_init: bool = True, **changes: Any) -> Any:
+    """Build a small method or objective.
 
     Args:
         zero_init: leave layers at 0 that start there; False gives every parameter random numbers, so that outputs
             depend on all of them.
     """
     torch.manual_seed(seed)
-    method = METHODS[variant.name].load()(variant.task, small_settings(variant.name, **changes))
+    method = find_trainable(variant.name).load()(variant.task, small_settings(variant.name, **changes))
     if not zero_init:
         with torch.no_grad():
             for parameter in method.parameters():
@@ -88,7 +123,7 @@ def build(variant: Variant, *, seed: int = 0, zero_init: bool = True, **changes:
     return method
 
 
-def edges(method: Method, *factors: int) -> tuple[int, ...]:
+def edges(method: Trainable, *factors: int) -> tuple[int, ...]:
     """Return patch edges that are multiples of the divisor, different per axis."""
     return tuple(divisor * factor for divisor, factor in zip(method.divisor, factors or (4, 6, 5), strict=False))
 

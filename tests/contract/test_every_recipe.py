@@ -1,4 +1,4 @@
-"""Every shipped recipe fits the method it names, with every preset, in 2D and 3D."""
+"""Every shipped recipe fits the method or pretraining it names, with every preset, in 2D and 3D."""
 
 import re
 from importlib import resources
@@ -12,6 +12,7 @@ from medsegdiff_cli.artifacts.recipe import (
     SECTIONS,
     AugmentationSettings,
     PredictionSettings,
+    PretrainingChoice,
     ResolvedRecipe,
     TrainingSettings,
     read_resolved_recipe,
@@ -19,11 +20,19 @@ from medsegdiff_cli.artifacts.recipe import (
 )
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import UsageError
-from medsegdiff_cli.methods.registry import METHODS
-from medsegdiff_cli.prediction.model import build_method
-from medsegdiff_cli.workflows.recipes import apply_overrides, known_settings, load_recipe, recipe_names, sections_of
+from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, PRETRAINING, find_trainable, is_pretraining
+from medsegdiff_cli.prediction.model import build_trainable
+from medsegdiff_cli.workflows.recipes import (
+    apply_overrides,
+    known_settings,
+    load_recipe,
+    pretraining_choice,
+    recipe_names,
+    sections_of,
+)
 
 RECIPES = recipe_names()
+TRAINABLES = (*METHODS, *(f"{PRETRAINING}{name}" for name in OBJECTIVES))
 PRESETS = [(name, preset) for name in RECIPES for preset in load_recipe(name).presets]
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 every_preset = pytest.mark.parametrize(("name", "preset"), PRESETS)
@@ -50,19 +59,19 @@ def test_all_settings_of_a_preset_are_known(name, preset):
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_the_method_can_be_built_from_a_preset(name, preset, n_dims):
     method = load_recipe(name).method
-    if n_dims not in METHODS[method].n_dims:
+    if n_dims not in find_trainable(method).n_dims:
         pytest.skip(f"{method} has no {n_dims}D networks")
     recipe = resolved(name, preset, (32,) * n_dims)
     task = Task(n_dims=n_dims, in_channels=1, class_names=("background", "organ"))
     with torch.device("meta"):
-        built = build_method(recipe, task)
+        built = build_trainable(recipe, task)
     assert sum(parameter.numel() for parameter in built.parameters()) > 0
 
 
 def resolved(name: str, preset: str, patch_size: tuple[int, ...]) -> ResolvedRecipe:
     """Return the recipe of a run as it would be written into its folder."""
     recipe, chosen = load_recipe(name), sections(name, preset)
-    model = METHODS[recipe.method].load().Settings
+    model = find_trainable(recipe.method).load().Settings
     return ResolvedRecipe(
         method=recipe.method,
         preset=preset,
@@ -88,7 +97,7 @@ def test_a_runs_recipe_is_read_back_as_it_was_written(name, preset, tmp_path):
 @every_recipe
 def test_a_recipe_is_named_after_a_method_of_the_registry_and_says_what_it_is(name):
     recipe = load_recipe(name)
-    assert recipe.method in METHODS
+    assert recipe.method in TRAINABLES
     assert name == recipe.method or name.startswith(f"{recipe.method}__")
     assert recipe.title
     assert recipe.citation
@@ -108,9 +117,39 @@ def test_the_header_of_a_recipe_names_an_expected_score(name):
     assert any(re.search(r"\d\.\d", sentence) for sentence in expected), "a score is a number"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_a_recipe(method):
+@pytest.mark.parametrize("method", TRAINABLES)
+def test_every_method_and_objective_has_a_recipe(method):
     assert method in RECIPES
+
+
+@every_preset
+def test_a_preset_names_a_pretraining_that_fits(name, preset):
+    method = load_recipe(name).method
+    choice = pretraining_choice(method, name, preset)
+    if is_pretraining(method) or not METHODS[method].objectives:
+        assert choice is None
+        assert load_recipe(name).preset(preset).pretraining == PretrainingChoice()
+        return
+    chosen = choice.sections()
+    inherited = METHODS[method].load().inherited
+    network = {key: value for key, value in chosen["method"].items() if key in inherited.model_fields}
+    recipe = resolved(name, preset, (32, 32))
+    recipe = recipe.model_copy(update={"method_settings": {**recipe.method_settings, **network}})
+    with torch.device("meta"):
+        built = build_trainable(recipe, Task(n_dims=2, in_channels=1, class_names=("background", "organ")))
+        pretrained = build_trainable(resolved(choice.recipe, choice.preset, (32, 32)), built.task)
+    # All that the method takes over is there, of the same shape.
+    theirs = {key: value.shape for key, value in pretrained.state_dict().items()}
+    mine = {key: value.shape for key, value in built.state_dict().items() if key.startswith(built.pretrained)}
+    assert mine
+    assert mine.items() <= theirs.items()
+
+
+@every_recipe
+def test_only_one_recipe_of_a_pretraining_and_its_method_plans(name):
+    recipe = load_recipe(name)
+    if not is_pretraining(recipe.method) and METHODS[recipe.method].objectives:
+        assert not any(preset.plan for preset in recipe.presets.values()), "its pretraining brings the plan"
 
 
 @every_recipe
