@@ -77,7 +77,7 @@ class PixelProbes(Method):
     """Image in; noised to each timestep, through the frozen network, into the classifier; probabilities out."""
 
     Settings = PixelProbesSettings
-    stages = (Stage(name="finetune", supervision="full", trains=("classifier",), effort=0.4),)
+    stages = (Stage(name="finetune", supervision="full", trains=("classifier",), effort=0.25),)
     inherited = DenoisingSettings
     pretrained = ("network",)
 
