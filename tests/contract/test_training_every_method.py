@@ -1,25 +1,48 @@
-"""Every method of the registry resumes exactly, trains deterministically, and learns what is there to be learnt."""
+"""Every method and objective resumes exactly, trains deterministically, and learns what is there to be learnt.
+
+A method that starts from a pretraining does so here, from a short one: features of random weights say little.
+"""
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
-from small_methods import Variant, batch_of, build, edges, mean_dice, organs, predicted, stream_of_batches, variants
+from small_methods import (
+    Variant,
+    as_parameters,
+    batch_of,
+    build,
+    edges,
+    mean_dice,
+    noise_for,
+    organs,
+    predicted,
+    stream_of_batches,
+    variants,
+)
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.checkpoint import read_checkpoint
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.inference.fusion import label_map
-from medsegdiff_cli.methods.base import Method, Stage
-from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.methods.base import Method, Stage, Trainable
+from medsegdiff_cli.methods.registry import METHODS, PRETRAINING
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.training.loop import train_stage
 
 STEPS = 4
 SHAPES = {2: (32, 32), 3: (16, 24, 24)}
+PRETRAINING_STEPS = 80
+# What is small and on top of a network takes larger steps than a network; a linear classifier the largest.
+LEARNING = {
+    **{name: {"learning_rate": 1e-2} for name in ("tedm", "ledm", "ledme")},
+    "step-probe": {"learning_rate": 1e-1, "steps": 160},
+}
 
 
 class Killed(Exception):
@@ -31,7 +54,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "draw", lambda self: None)
 
 
-def run_stages(variant: Variant, folder: Path, *, killed_at: int | None = None) -> Method:
+def run_stages(variant: Variant, folder: Path, *, killed_at: int | None = None) -> Trainable:
     """Train all stages for a few steps, saving after each; stop dead before a step of each stage, then go on."""
     method = build(variant)
     for stage in variant.stages:
@@ -43,7 +66,7 @@ def run_stages(variant: Variant, folder: Path, *, killed_at: int | None = None) 
     return method
 
 
-def rebuilt(variant: Variant, folder: Path, stage: Stage) -> Method:
+def rebuilt(variant: Variant, folder: Path, stage: Stage) -> Trainable:
     """Return what a new process would build: another initialisation, then the weights of the stage before."""
     method = build(variant, seed=99)
     index = variant.stages.index(stage)
@@ -52,7 +75,7 @@ def rebuilt(variant: Variant, folder: Path, stage: Stage) -> Method:
     return method
 
 
-def train(method: Method, stage: Stage, folder: Path, stop: int | None) -> None:
+def train(method: Trainable, stage: Stage, folder: Path, stop: int | None) -> None:
     shape, exclusive = edges(method, 4, 6, 5), method.task.classes_are_exclusive
 
     def make_batches(start: int) -> Iterator[Batch]:
@@ -73,7 +96,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {**newest.tensors, **{f"last.{name}": tensor for name, tensor in last.tensors.items()}}
 
 
-@pytest.mark.parametrize("variant", variants(), ids=str)
+@pytest.mark.parametrize("variant", as_parameters(variants(objectives=True)))
 def test_a_killed_training_equals_an_undisturbed_one_and_two_are_alike(variant, tmp_path):
     untouched = build(variant).state_dict()
     for name, killed_at in (("first", None), ("second", None), ("killed", 2)):
@@ -87,21 +110,10 @@ def test_a_killed_training_equals_an_undisturbed_one_and_two_are_alike(variant, 
     assert any(not torch.equal(untouched[name], expected[f"last.model.{name}"]) for name in untouched)
 
 
-def overfit_variants() -> list[Any]:
-    """Return all methods in 2D and 3D; the second and later names of one class are slow tests."""
-    seen: set[tuple[str, int]] = set()
-    params = []
-    for variant in variants(regions=False):
-        key = (METHODS[variant.name].target, variant.n_dims)
-        params.append(pytest.param(variant, marks=[pytest.mark.slow] if key in seen else [], id=str(variant)))
-        seen.add(key)
-    return params
-
-
-def fit(method: Method, folder: Path, steps: int, make_batch: Any, **changes: Any) -> None:
+def fit(method: Trainable, folder: Path, make_batch: Any, **changes: Any) -> None:
     """Train all stages on batches that are a function of stage and step."""
     settings = TrainingSettings(
-        **{"steps": steps, "learning_rate": 3e-3, "warmup_steps": 10, "ema_decay": 0.95, **changes}
+        **{"steps": 80, "learning_rate": 3e-3, "warmup_steps": 10, "ema_decay": 0.95, **changes}
     )
     for stage in method.stages:
         train_stage(
@@ -109,7 +121,7 @@ def fit(method: Method, folder: Path, steps: int, make_batch: Any, **changes: An
             stage,
             settings,
             folder=folder,
-            make_batches=lambda start, stage=stage: (make_batch(stage, step) for step in range(start, steps)),
+            make_batches=lambda start, stage=stage: (make_batch(stage, step) for step in range(start, settings.steps)),
             seed=0,
             device=torch.device("cpu"),
         )
@@ -120,10 +132,57 @@ def labels_of(method: Method, images: torch.Tensor) -> torch.Tensor:
     return torch.stack([label_map(p, True).long() for p in predicted(method, images).mean(1)])
 
 
-@pytest.mark.parametrize("variant", overfit_variants())
+def learning(chosen: list[Variant]) -> list[Any]:
+    """Return variants as parameters; in 3D pretrainings and what starts from them, and further names, are slow."""
+    parameters = as_parameters(chosen, slow_2d=True)
+    for index, variant in enumerate(chosen):
+        if variant.n_dims == 3 and not (variant.predicts and not METHODS[variant.name].objectives):
+            parameters[index] = pytest.param(variant, marks=[pytest.mark.slow], id=str(variant))
+    return parameters
+
+
+@lru_cache(maxsize=2)
+def pretrained(name: str, n_dims: int) -> tuple[Trainable, float, float]:
+    """Return an objective after some steps on the first two phantoms, and its loss before and after."""
+    variant, shape = Variant(name, n_dims), SHAPES[n_dims]
+    objective = build(variant)
+    losses = [loss_of(objective, shape)]
+    with TemporaryDirectory() as folder:
+        fit(objective, Path(folder), lambda stage, step: batch_of([0, 1], shape, stage), steps=PRETRAINING_STEPS)
+    losses.append(loss_of(objective, shape))
+    return objective, losses[0], losses[1]
+
+
+def loss_of(objective: Trainable, shape: tuple[int, ...]) -> float:
+    """Return the mean loss on the first two phantoms under some noises."""
+    stage = objective.stages[-1]
+    batch = batch_of([0, 1], shape, stage)
+    with torch.no_grad():
+        losses = [sum(objective.eval().loss(batch, stage, noise_for(batch, seed)).values()) for seed in range(20)]
+    return float(sum(losses)) / len(losses)
+
+
+def started(variant: Variant) -> Method:
+    """Return a method as its training begins: with a pretrained network, when it starts from one."""
+    method: Method = build(variant)
+    objectives = METHODS[variant.name].objectives
+    if objectives:
+        weights = pretrained(f"{PRETRAINING}{objectives[0]}", variant.n_dims)[0].state_dict()
+        taken = {name: tensor for name, tensor in weights.items() if name.startswith(method.pretrained)}
+        assert method.load_state_dict(taken, strict=False).unexpected_keys == []
+    return method
+
+
+@pytest.mark.parametrize("variant", learning([v for v in variants(objectives=True) if not v.predicts]))
+def test_an_objective_learns_what_is_in_its_images(variant):
+    _, before, after = pretrained(variant.name, variant.n_dims)
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("variant", learning(variants(regions=False)))
 def test_two_cases_are_learnt_by_heart(variant, tmp_path):
-    method, shape = build(variant), SHAPES[variant.n_dims]
-    fit(method, tmp_path, 80, lambda stage, step: batch_of([0, 1], shape, stage))
+    method, shape = started(variant), SHAPES[variant.n_dims]
+    fit(method, tmp_path, lambda stage, step: batch_of([0, 1], shape, stage), **LEARNING.get(variant.name, {}))
     images, labels = (torch.stack(part) for part in zip(*(organs(n, shape) for n in (0, 1)), strict=True))
     assert mean_dice(labels_of(method, images), labels) >= 0.95
 
@@ -153,8 +212,8 @@ def test_labels_of_other_cases_teach_nothing(variant, tmp_path):
                 views=tuple(images[chosen].flip(-1) for _ in plain.views),
             )
 
-        method = build(variant)
-        fit(method, tmp_path / name, 300, make_batch)
+        method = started(variant)
+        fit(method, tmp_path / name, make_batch, **{**LEARNING.get(variant.name, {}), "steps": 300})
         scores[name] = mean_dice(labels_of(method, images[held_out]), labels[held_out])
     # Chance: the best fixed map, every voxel being foreground where the labels' frequency exceeds a threshold.
     frequency = torch.stack([(labels[:n_cases] == index).float().mean(0) for index in (1, 2)])
