@@ -27,6 +27,8 @@ VOLUMES_CSV = "volumes.csv"
 PREDICTION_JSON = "prediction.json"
 PREVIEW_PNG = "preview.png"
 SAMPLES_PNG = "samples.png"
+REPRODUCTION_JSON = "reproduction.json"
+REPRODUCTION_MD = "reproduction.md"
 
 _DATASET_FOLDER = re.compile(r"Dataset(\d{3,})_(.+)")
 

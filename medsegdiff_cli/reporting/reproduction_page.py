@@ -1,0 +1,82 @@
+"""`reproduction.md`: findings, their cells, and the protocol that they came from."""
+
+from medsegdiff_cli.artifacts.experiment import Budget
+from medsegdiff_cli.artifacts.reproduction import Finding, Reproduction
+from medsegdiff_cli.reporting.reproduction_table import measured_in_words, reading_of, verdict_in_words
+
+
+def reproduction_markdown(reproduction: Reproduction) -> str:
+    """Return the page's text, headings from the second level on."""
+    parts = [_head(reproduction), _verdicts(reproduction), *map(_cells, reproduction.findings), _protocol(reproduction)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(reproduction: Reproduction) -> str:
+    seeds = ", ".join(map(str, reproduction.seeds))
+    return (
+        f"## {reproduction.paper}: {reproduction.title}\n\n{reproduction.citation}\n\n"
+        f"Written by `{reproduction.command}` (msd {reproduction.msd_version}, seeds {seeds})."
+    )
+
+
+def _verdicts(reproduction: Reproduction) -> str:
+    rows = [
+        [
+            finding.id,
+            finding.claim,
+            finding.published,
+            "<br>".join((measured_in_words(finding), *finding.notes)),
+            finding.criterion,
+            f"**{verdict_in_words(finding)}**",
+        ]
+        for finding in reproduction.findings
+    ]
+    table = _table(["id", "claim", "published", "measured (95 % interval)", "criterion", "verdict"], rows)
+    return table + "\n\n" + "\n".join(reading_of(reproduction))
+
+
+def _cells(finding: Finding) -> str:
+    names = list(finding.cells[0].means)
+    rows = [
+        [
+            cell.domain,
+            str(cell.labels),
+            *(f"{cell.means[name]:.1f}" for name in names),
+            "" if cell.difference is None else f"{cell.difference:+.1f} ({cell.low:+.1f} to {cell.high:+.1f})",
+        ]
+        for cell in finding.cells
+    ]
+    return f"### {finding.id}: {finding.quantity}\n\n" + _table(["scanner", "n", *names, "difference"], rows)
+
+
+def _protocol(reproduction: Reproduction) -> str:
+    declaration = reproduction.declaration
+    cohort = declaration.cohort
+    lines = [
+        f"- phantoms of {cohort.shape[0]} x {cohort.shape[1]} pixels a seed: labelled {_counts(cohort.labelled)}, "
+        f"unlabelled {_counts(cohort.unlabelled)}, test {_counts(cohort.test)}",
+        f"- pretraining `{declaration.objective}`: {_budget(declaration.pretraining)}",
+        f"- classifiers: {_budget(declaration.heads)}",
+        *(f"- {method}: {_settings(settings)}" for method, settings in declaration.heads.methods.items()),
+        f"- sha256 of the declaration: `{reproduction.declaration_digest}`",
+    ]
+    deviations = "\n".join(f"- {sentence}" for sentence in declaration.deviations)
+    return "### Protocol\n\n" + "\n".join(lines) + f"\n\nDiffers from the paper:\n\n{deviations}"
+
+
+def _budget(budget: Budget) -> str:
+    return f"preset `{budget.preset}`, {_settings(budget.overrides)}"
+
+
+def _settings(settings: dict[str, object]) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in settings.items())
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} on {scanner}" for scanner, n in counts.items())
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    # A bar inside a cell would begin the next one.
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
