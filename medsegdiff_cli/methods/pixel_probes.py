@@ -88,7 +88,7 @@ class PixelProbes(Method):
         self.network = build_backbone(
             settings, n_dims=task.n_dims, in_channels=task.in_channels, out_channels=task.in_channels, use_time=True
         )
-        self.taps = settings.taps or default_taps(settings)
+        self.taps = self._known_taps()
         self.classifier = PixelClassifier(
             self._feature_channels() * (1 if settings.shared else len(self.steps)),
             task.n_classes,
@@ -191,6 +191,14 @@ class PixelProbes(Method):
             known = ", ".join(map(str, self.timesteps)) or "none: its classifier reads all timesteps at once"
             raise UsageError(f"timesteps {unknown} are no members of this model", where="--timesteps", fix=known)
         return sampling.timesteps
+
+    def _known_taps(self) -> tuple[int, ...]:
+        taps = default_taps(self.settings) if self.settings.taps is None else tuple(self.settings.taps)
+        try:
+            self.network.tap_channels(taps)
+        except ValueError as error:
+            raise UsageError(str(error), where="taps", fix="or leave it out for one of each resolution") from None
+        return taps
 
     def _feature_channels(self) -> tuple[int, ...]:
         """Return the features of each tap, found by running the network once on its smallest input."""
