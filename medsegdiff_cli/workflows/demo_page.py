@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,30 @@ class DemoScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoRow:
+    """The mean Dice of one method in one domain, with its 95 % bootstrap interval (NaN for fewer than two cases)."""
+
+    domain: str
+    method: str
+    mean: float
+    interval: tuple[float, float]
+    n: int
+    undefined: int
+
+    @property
+    def words(self) -> str:
+        """Mean, interval and number of cases."""
+        words = with_interval(self.mean, self.interval, self.n)
+        return f"{words} ({self.undefined} undefined)" if self.undefined else words
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; what is not a number is null."""
+        mean, low, high = (None if math.isnan(value) else value for value in (self.mean, *self.interval))
+        counts = {"n": self.n, "undefined": self.undefined}
+        return {"domain": self.domain, "method": self.method, "dice": mean, "low": low, "high": high, **counts}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoResults:
     """All that the page is made of.
 
@@ -66,6 +91,7 @@ class DemoResults:
         what_was_done: paragraphs.
         seconds: step to wall time.
         commands: what a person would type for the same, in order; may be empty.
+        samples: picture of what a pretraining generates; None for none.
     """
 
     scores: tuple[DemoScores, ...]
@@ -75,6 +101,7 @@ class DemoResults:
     seconds: dict[str, float]
     seed: int
     commands: tuple[str, ...] = ()
+    samples: Path | None = None
 
     @property
     def domains(self) -> list[str]:
@@ -90,6 +117,24 @@ class DemoResults:
         """Return what a method reached in a domain, None where it was not run."""
         return next((e for e in self.scores if (e.domain, e.method) == (domain, method)), None)
 
+    def rows(self) -> list[DemoRow]:
+        """Return mean and interval of every entry."""
+        return [_row_of(entry, self.seed) for entry in self.scores]
+
+    def differences(self) -> tuple[str, ...]:
+        """Say, for each domain, by how much the shown method differs from each other one, case by case."""
+        others = [method for method in self.methods if method != self.shown_method]
+        return tuple(
+            sentence
+            for domain in self.domains
+            for method in others
+            if (
+                sentence := _difference_in_words(
+                    self.entry(domain, self.shown_method), self.entry(domain, method), self
+                )
+            )
+        )
+
 
 def write_demo_page(results: DemoResults, path: Path) -> Path:
     """Write the page (one self-contained HTML file) atomically and return `path`; same results, same bytes.
@@ -98,12 +143,13 @@ def write_demo_page(results: DemoResults, path: Path) -> Path:
         InputDataError: a case to be drawn has no image, reference or prediction.
     """
     sections = [
-        Section(heading="Scores", paragraphs=_how_scored(results), tables=(_score_table(results),)),
+        Section(heading="Scores", paragraphs=_how_scored(results), tables=(score_table(results),)),
         *(_cases_of_domain(results, domain) for domain in results.domains),
+        *_learnt(results),
         Section(heading="Time", tables=(_time_table(results),)),
     ]
     if results.commands:
-        text = "The same by hand, one command a line, in this order:"
+        text = "The same by hand, in the demonstration's folder with MSD_WORKSPACE=workspace, in this order:"
         rows = tuple((str(number), f"msd {line}") for number, line in enumerate(results.commands, 1))
         table = Table(caption="Commands", headers=("step", "command"), rows=rows, alignments=("left", "left"))
         sections.append(Section(heading="Commands", paragraphs=(text,), tables=(table,)))
@@ -125,34 +171,66 @@ def _how_scored(results: DemoResults) -> tuple[str, ...]:
     )
     n = max(len(entry.cases) for entry in results.scores)
     few = f"With at most {n} cases in a domain and one training a method, small differences mean nothing."
-    return text, few
+    return (*results.differences(), text, few)
 
 
-def _score_table(results: DemoResults) -> Table:
+def score_table(results: DemoResults) -> Table:
+    """Return mean, interval and number of cases: a row a domain, a column a method."""
+    words = {(row.domain, row.method): row.words for row in results.rows()}
     rows = [
-        (domain, *(_mean_in_words(results.entry(domain, method), results.seed) for method in results.methods))
-        for domain in results.domains
+        (domain, *(words.get((domain, method), "not run") for method in results.methods)) for domain in results.domains
     ]
     caption = "Mean Dice [95 % bootstrap interval], n cases; higher is better"
     return Table(caption=caption, headers=("domain", *results.methods), rows=tuple(rows))
 
 
-def _mean_in_words(entry: DemoScores | None, seed: int) -> str:
-    if entry is None:
-        return "not run"
+def _row_of(entry: DemoScores, seed: int) -> DemoRow:
     # The interval depends on the order of the values: by case name it is the same however cases were listed.
-    ordered = entry.dice[np.argsort(np.array(entry.cases))] if entry.cases else entry.dice
+    ordered = np.array([entry.dice[entry.cases.index(case)] for case in sorted(entry.cases)])
     values = ordered[~np.isnan(ordered)]
-    mean = float(values.mean()) if values.size else math.nan
-    words = with_interval(mean, bootstrap_interval(values, seed), values.size)
-    n_undefined = entry.dice.size - values.size
-    return f"{words} ({n_undefined} undefined)" if n_undefined else words
+    return DemoRow(
+        domain=entry.domain,
+        method=entry.method,
+        mean=float(values.mean()) if values.size else math.nan,
+        interval=bootstrap_interval(values, seed),
+        n=values.size,
+        undefined=ordered.size - values.size,
+    )
+
+
+def _difference_in_words(ours: DemoScores | None, other: DemoScores | None, results: DemoResults) -> str:
+    """Return a sentence about the cases that both have a Dice of; empty for fewer than two."""
+    if ours is None or other is None:
+        return ""
+    pairs = [(ours.dice_of(case), other.dice_of(case)) for case in sorted(ours.cases)]
+    values = np.array([a - b for a, b in pairs if a is not None and b is not None])
+    if values.size < 2:
+        return ""
+    low, high = bootstrap_interval(values, results.seed)
+    better = ours.method if low > 0 else other.method if high < 0 else "neither"
+    return (
+        f"On {ours.domain}, {ours.method} minus {other.method} is {values.mean():+.3f} [{low:+.3f}, {high:+.3f}] over "
+        f"{values.size} pairs: {better} is better here."
+    )
 
 
 def _time_table(results: DemoResults) -> Table:
     rows = [(step, seconds_in_words(seconds)) for step, seconds in results.seconds.items()]
     rows.append(("together", seconds_in_words(sum(results.seconds.values()))))
     return Table(caption="Wall time on this machine", headers=("step", "time"), rows=tuple(rows))
+
+
+def _learnt(results: DemoResults) -> tuple[Section, ...]:
+    if results.samples is None:
+        return ()
+    figure = Figure(
+        png=results.samples.read_bytes(),
+        caption="Generated images: drawn from noise, of nobody",
+        alt="Images that the pretrained network generates from noise",
+        is_wide=True,
+    )
+    text = "The better these resemble the images that it saw, the more its features know about them."
+    return (Section(heading="What the pretraining learnt", paragraphs=(text,), figures=(figure,)),)
 
 
 def _cases_of_domain(results: DemoResults, domain: str) -> Section:
