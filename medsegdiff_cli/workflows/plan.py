@@ -1,14 +1,14 @@
 """`msd plan`: fingerprint, plan and folds of a dataset; and what a method would make of them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
 from medsegdiff_cli.artifacts.run import find_folds
@@ -18,6 +18,7 @@ from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
 from medsegdiff_cli.methods.registry import find_method, find_trainable
 from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
+from medsegdiff_cli.planning.advice import DataCounts, advise
 from medsegdiff_cli.planning.memory import default_memory_bytes, default_scale, parse_bytes
 from medsegdiff_cli.planning.nnunet_rules import Cost
 from medsegdiff_cli.planning.overrides import PlanOverrides
@@ -98,7 +99,8 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
         supported_dims=find_trainable(method).n_dims,
     )
     path = request.workspace.plans_file(dataset.name, plans_name)
-    plan = plan.model_copy(update={"explanation": (*plan.explanation, *_write_splits(dataset, folder))})
+    reasons = (*plan.explanation, *_write_splits(dataset, folder), *advise(count_data(dataset, plan), dataset.name))
+    plan = plan.model_copy(update={"explanation": reasons})
     _refuse_other_plan(path, plan, request.overwrite)
     write_plan(path, plan)
     return PlanReport(path=path, plan=plan)
@@ -138,6 +140,24 @@ def _write_splits(dataset: DatasetFolder, folder: Path) -> tuple[str, ...]:
     splits = splits_of(dataset, folder)
     write_splits(folder / SPLITS_JSON, splits)
     return explain_splits(splits, groups)
+
+
+def count_data(dataset: DatasetFolder, plan: Plan) -> DataCounts:
+    """Return what the choice of a method depends on."""
+    labelled = [case for case in dataset.cases("Tr") if case.label is not None]
+    unlabelled = dataset.cases("Un")
+
+    def domains(cases: Iterable[CaseFiles]) -> frozenset[str]:
+        return frozenset(case.domain for case in cases if case.domain)
+
+    return DataCounts(
+        labelled_groups=len({case.group for case in labelled}),
+        unlabelled=len(unlabelled),
+        n_dims=plan.n_dims_of_images,
+        labelled_domains=domains(labelled),
+        unlabelled_domains=domains(unlabelled),
+        test_domains=domains(dataset.cases("Ts")),
+    )
 
 
 def find_plan_to_copy(reference: str | None, workspace: Workspace) -> Plan | None:
