@@ -34,6 +34,8 @@ class TrainingSettings(StrictModel):
         selection: which weights predict by default: `last`, or `best` on the validation cases.
         patience: validations without improvement after which training stops, or None.
         checkpoint_minutes: time between checkpoints.
+        feature_cache: keep a frozen network's features on disk while training, as float16; it pays where images repeat
+            unchanged (no augmentation, whole images, shared noise).
     """
 
     steps: int = Field(default=50_000, ge=1)
@@ -56,6 +58,7 @@ class TrainingSettings(StrictModel):
     selection: Literal["last", "best"] = "last"
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
+    feature_cache: bool = False
 
 
 class AugmentationSettings(StrictModel):
@@ -89,6 +92,12 @@ class AugmentationSettings(StrictModel):
     p_gamma_inverted: float = Field(default=0.1, ge=0, le=1)
     gamma: tuple[float, float] = (0.7, 1.5)
     mirror: bool = True
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether any transform may happen."""
+        chances = [value for name, value in self if name.startswith("p_")]
+        return self.mirror or any(chance > 0 for chance in chances)
 
 
 class PredictionSettings(StrictModel):

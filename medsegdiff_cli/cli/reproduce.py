@@ -1,10 +1,12 @@
 """`msd reproduce`: a paper's published trends, tried on phantoms."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medsegdiff_cli import log
 from medsegdiff_cli.cli.shell import (
     DeviceOption,
     JsonOption,
@@ -42,6 +44,10 @@ def reproduce(
     from medsegdiff_cli.workflows.reproduce import ReproduceRequest, demand_gates
     from medsegdiff_cli.workflows.reproduce import reproduce as reproduce_paper
 
+    if not verbose:
+        # Dozens of trainings would each tell their start; their own logs do.
+        for handler in logging.getLogger(log.ROOT_NAME).handlers:
+            handler.setLevel(logging.WARNING)
     if quick and full:
         raise UsageError("--quick and --full are both given", where="msd reproduce", fix="leave one out")
     request = ReproduceRequest(

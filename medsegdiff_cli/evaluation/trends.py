@@ -112,7 +112,9 @@ def _verdict(gate: bool, met: bool | None) -> Verdict:
 
 
 def _paired_gain(criterion: PairedGain, scores: ArmScores) -> _Outcome:
-    cells, differences, of_budget, of_domain = [], [], {}, {}
+    cells, differences = [], []
+    of_budget: dict[int, list[dict[Person, float]]] = {}
+    of_domain: dict[str, list[dict[Person, float]]] = {}
     for labels in criterion.labels:
         arm, other = criterion.arms_of(labels)
         for domain in criterion.domains:

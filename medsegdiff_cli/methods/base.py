@@ -5,9 +5,9 @@ methods start from. Neither ever sees files, epochs, optimisers or devices. Ever
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource
+from medsegdiff_cli.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,13 @@ class Sampling:
     steps: int | None = None
     eta: float = 0.0
     timesteps: tuple[int, ...] | None = None
+
+
+class FeatureKeeper(Protocol):
+    """What `Method.keep_features` takes, see `networks.feature_cache`."""
+
+    def features(self, inputs: Tensor, name: str, compute: Callable[[Tensor], Sequence[Tensor]]) -> list[Tensor]:
+        """Return the blocks of a batch, computed for the items that the cache does not hold."""
 
 
 class Trainable(nn.Module, ABC):
@@ -103,6 +111,16 @@ class Method(Trainable):
     def timesteps(self) -> tuple[int, ...]:
         """Timesteps of an ensemble, one or more members each; empty for every other method."""
         return ()
+
+    def keep_features(self, cache: "FeatureKeeper") -> None:
+        """Take the features of frozen layers from a cache while training, where inputs come again.
+
+        Raises:
+            UsageError: the method has no such features, or its inputs never come again.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no features to keep", where="training.feature_cache", fix="leave it out"
+        )
 
     def prepare(self, image: Tensor) -> Any:
         """Return everything that does not depend on noise or steps; called once per window.

@@ -18,6 +18,7 @@ open, is the mean of probabilities.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,7 +34,7 @@ from medsegdiff_cli.diffusion.schedules import Schedule, ScheduleSettings
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.losses import binary_cross_entropy, cross_entropy
 from medsegdiff_cli.methods.backbone import build_backbone, default_taps
-from medsegdiff_cli.methods.base import Method, Sampling, Stage
+from medsegdiff_cli.methods.base import FeatureKeeper, Method, Sampling, Stage
 from medsegdiff_cli.methods.denoising import DenoisingSettings
 from medsegdiff_cli.networks.pixel_classifier import PixelClassifier, gather_pixels
 
@@ -89,6 +90,7 @@ class PixelProbes(Method):
             settings, n_dims=task.n_dims, in_channels=task.in_channels, out_channels=task.in_channels, use_time=True
         )
         self.taps = self._known_taps()
+        self._cache: FeatureKeeper | None = None
         self.classifier = PixelClassifier(
             self._feature_channels() * (1 if settings.shared else len(self.steps)),
             task.n_classes,
@@ -172,9 +174,32 @@ class PixelProbes(Method):
             epsilon = self._noise(image, noise)
             if wanted is not None and step not in wanted:
                 continue
-            with torch.no_grad():
-                t = torch.full((len(image),), step, device=image.device)
-                yield step, self.network(q_sample(image, t, epsilon, self.schedule), t, self.taps)
+            t = torch.full((len(image),), step, device=image.device)
+            x_t = q_sample(image, t, epsilon, self.schedule)
+            if self._cache is None or not self.classifier.training:
+                yield step, self._blocks(x_t, step)
+            else:
+                yield step, self._cache.features(x_t, f"t{step}", partial(self._blocks, step=step))
+
+    def _blocks(self, x_t: Tensor, step: int) -> list[Tensor]:
+        with torch.no_grad():
+            t = torch.full((len(x_t),), step, device=x_t.device)
+            blocks: list[Tensor] = self.network(x_t, t, self.taps)
+            return blocks
+
+    def keep_features(self, cache: FeatureKeeper) -> None:
+        """Take the network's features from a cache while training.
+
+        Raises:
+            UsageError: noise is fresh for every image, so no input comes again.
+        """
+        if self.stochastic:
+            raise UsageError(
+                "fresh noise makes every input new: there is nothing to keep",
+                where="training.feature_cache",
+                fix="use --set noise=shared with it, or leave it out",
+            )
+        self._cache = cache
 
     def _noise(self, image: Tensor, noise: NoiseSource) -> Tensor:
         if self.settings.noise == "fresh":

@@ -81,7 +81,8 @@ def reproduce(request: ReproduceRequest, say: Callable[[str], None] = print) -> 
     _claim(folder, declaration)
     needed = _needed(experiments)
     counter = _Counter(total=len(seeds) * SeedRuns.steps(needed), say=say)
-    device, values = choose_device(request.device), {}
+    device = choose_device(request.device)
+    values: dict[tuple[int, str, str], dict[str, dict[str, float]]] = {}
     for seed in seeds:
         runs = SeedRuns(folder / f"seed_{seed}", declaration, seed, device, counter.step)
         values |= runs.scores(needed)

@@ -101,12 +101,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         sections["training"]["selection"] = request.selection
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val = _cases_of(request, dataset)
-    if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
-        raise UsageError(
-            "the best weights cannot be selected without validation cases",
-            where="--selection",
-            fix="use --selection last, or a fold that validates",
-        )
+    _refuse_contradictions(recipe, val)
     record = RunRecord(
         msd_version=__version__,
         method=request.method,
@@ -139,6 +134,21 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         record=record,
         patch=patch,
     )
+
+
+def _refuse_contradictions(recipe: ResolvedRecipe, val: tuple[str, ...]) -> None:
+    if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
+        raise UsageError(
+            "the best weights cannot be selected without validation cases",
+            where="--selection",
+            fix="use --selection last, or a fold that validates",
+        )
+    if recipe.training.feature_cache and recipe.augmentation.changes_images:
+        raise UsageError(
+            "a feature cache is of no use where augmentation changes every image",
+            where="training.feature_cache",
+            fix="use --preset paper, or switch augmentation off, or leave the cache out",
+        )
 
 
 def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`msd train` and `msd finetune`: from a settled run to trained weights and its fold's validation scores."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,8 @@ from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.methods.base import Method, Objective, Stage, Trainable
-from medsegdiff_cli.paths import SAMPLES_PNG, TRAINING_LOG
+from medsegdiff_cli.networks.feature_cache import FeatureCache
+from medsegdiff_cli.paths import FEATURES, SAMPLES_PNG, TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
 from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
@@ -66,8 +68,12 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         try:
             if parent is not None and isinstance(method, Method):
                 log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
+            if setup.recipe.training.feature_cache and isinstance(method, Method):
+                method.keep_features(FeatureCache(setup.folder / FEATURES))
             for stage in method.stages:
                 record = _train_one(setup, record, method, stage, store, progress, team)
+            if team.is_lead and (setup.folder / FEATURES).is_dir():
+                shutil.rmtree(setup.folder / FEATURES)  # of use to this training alone
             if isinstance(method, Objective) and team.is_lead:
                 _illustrate(method, setup)
             return TrainReport(record, validate_fold(setup) if record.val_cases and team.is_lead else None)

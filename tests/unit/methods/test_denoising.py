@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,9 +43,7 @@ def objective(n_dims=2, in_channels=1, **changes):
 
 
 def batch_of(image, label=None):
-    return Batch(
-        image=image, label=label, valid=None, case_ids=("x",) * len(image), positions=torch.arange(len(image))
-    )
+    return Batch(image=image, label=label, valid=None, case_ids=("x",) * len(image), positions=torch.arange(len(image)))
 
 
 def noise(*seeds):
@@ -55,7 +54,7 @@ def cosine_levels(n_steps=1000, s=0.008):
     """Nichol & Dhariwal 2021, Eq. 17, with their cap of the last beta."""
     signal = [math.cos((i / n_steps + s) / (1 + s) * math.pi / 2) ** 2 for i in range(n_steps + 1)]
     levels = [1.0]
-    for before, after in zip(signal[:-1], signal[1:], strict=True):
+    for before, after in pairwise(signal):
         levels.append(levels[-1] * (1 - min(1 - after / before, 0.999)))
     return torch.tensor(levels[1:], dtype=torch.float64)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from medsegdiff_cli.methods.base import Stage
-from medsegdiff_cli.paths import Workspace
 from medsegdiff_cli.workflows import step_timing
 from medsegdiff_cli.workflows.forecast import duration_in_words, forecast_prediction, forecast_training
 from medsegdiff_cli.workflows.models import find_models
@@ -21,14 +20,13 @@ def files_below(folder):
 
 
 @pytest.fixture
-def setup(tiny_demo):
-    folder = tiny_demo[0].folder
+def setup(tiny_volumes):
     overrides = {"steps": "1000", "patch_size_voxels": "[8, 16, 16]"}
     return set_up_run(
         TrainRequest(
             method="supervised",
             dataset="1",
-            workspace=Workspace(folder / "workspace"),
+            workspace=tiny_volumes,
             config="3d",
             scale="tiny",
             overrides=overrides,
@@ -37,19 +35,18 @@ def setup(tiny_demo):
 
 
 @pytest.fixture
-def prediction(tiny_demo, tmp_path):
-    folder = tiny_demo[0].folder
-    (model,) = find_models(["supervised"], Workspace(folder / "workspace"))
-    images = next((folder / "workspace" / "raw").glob("*/imagesTs"))
+def prediction(tiny_volumes, tmp_path):
+    (model,) = find_models(["supervised"], tiny_volumes)
+    images = next(tiny_volumes.raw.glob("*/imagesTs"))
     return prepare_prediction(PredictRequest(models=(model,), source=images, output=tmp_path / "out", workers=0))
 
 
-def test_a_training_forecast_counts_and_times_without_writing(setup, tiny_demo):
-    before = files_below(tiny_demo[0].folder)
+def test_a_training_forecast_counts_and_times_without_writing(setup, tiny_volumes):
+    before = files_below(tiny_volumes.raw.parent)
     started = time.perf_counter()
     forecast = forecast_training(setup)
     assert time.perf_counter() - started < 30
-    assert files_below(tiny_demo[0].folder) == before
+    assert files_below(tiny_volumes.raw.parent) == before
     assert forecast["steps"] == "1000 (train)"
     assert forecast["patch"] == f"8 x 16 x 16 voxels, {setup.recipe.batch_size} a step"
     n_parameters = sum(p.numel() for p in setup.new_trainable().parameters())
