@@ -131,9 +131,12 @@ class Preset(StrictModel):
     """One preset of a recipe: overrides, section by section.
 
     Attributes:
+        like: the preset it starts from, `PRESET` of the same recipe or `RECIPE.PRESET`; what stands here goes on top,
+            setting by setting. None in a recipe that was loaded, where everything is filled in.
         pretraining: of a method that starts from a pretraining; that also brings the plan.
     """
 
+    like: str | None = None
     plan: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)

@@ -89,17 +89,13 @@ def of_pretraining(overrides: Mapping[str, str], method: str) -> dict[str, str]:
     return {
         key.removeprefix(_OF_PRETRAINING): value
         for key, value in overrides.items()
-        if key.startswith(_OF_PRETRAINING) or _is_inherited(key, method)
+        if _goes_to_pretraining(key, method)
     }
 
 
 def of_method(overrides: Mapping[str, str], method: str) -> dict[str, str]:
-    """Return the other `--set` assignments."""
-    return {
-        key: value
-        for key, value in overrides.items()
-        if not key.startswith(_OF_PRETRAINING) and not _is_inherited(key, method)
-    }
+    """Return the other `--set` assignments; `pretrain.KEY` is one of them where there is no pretraining to take it."""
+    return {key: value for key, value in overrides.items() if not _goes_to_pretraining(key, method)}
 
 
 def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
@@ -158,9 +154,11 @@ def same_images(cases: Iterable[CaseFiles], others: Iterable[CaseFiles]) -> list
     return sorted(case for case, paths in candidates.items() if any(digest_of_file(path) in digests for path in paths))
 
 
-def _is_inherited(key: str, method: str) -> bool:
+def _goes_to_pretraining(key: str, method: str) -> bool:
     inherited = _inherited_by(method)
-    if inherited is None or key.startswith(_OF_PRETRAINING):
+    if key.startswith(_OF_PRETRAINING):
+        return not is_pretraining(method) and bool(find_method(method).objectives)
+    if inherited is None:
         return False
     section, name = locate(key, known_settings(method))
     return section == "method" and name in inherited.model_fields

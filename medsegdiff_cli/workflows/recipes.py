@@ -14,6 +14,7 @@ from medsegdiff_cli.artifacts.recipe import (
     SECTIONS,
     AugmentationSettings,
     PredictionSettings,
+    Preset,
     Recipe,
     TrainingSettings,
     read_recipe,
@@ -33,20 +34,39 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Return a shipped recipe by name, or a user's own file.
+    """Return a shipped recipe by name, or a user's own file; what its presets take from others is filled in.
 
     Raises:
-        UsageError: no such recipe, or wrong keys in it.
+        UsageError: no such recipe, wrong keys in it, or presets that are like themselves.
     """
+    recipe = _read(name_or_path)
+    presets = {name: _filled_in(recipe, name, name_or_path, ()) for name in recipe.presets}
+    return recipe.model_copy(update={"presets": presets})
+
+
+def _read(name_or_path: str, where: str = "--recipe") -> Recipe:
     own = Path(name_or_path).expanduser()
     if own.suffix in (".yaml", ".yml") and own.is_file():
         return read_recipe(own)
     if name_or_path not in recipe_names():
-        raise UsageError(
-            f"no recipe '{name_or_path}'", where="--recipe", fix=did_you_mean(name_or_path, recipe_names())
-        )
+        raise UsageError(f"no recipe '{name_or_path}'", where=where, fix=did_you_mean(name_or_path, recipe_names()))
     with resources.as_file(resources.files(_PACKAGE) / f"{name_or_path}.yaml") as path:
         return read_recipe(path)
+
+
+def _filled_in(recipe: Recipe, name: str, source: str, before: tuple[str, ...]) -> Preset:
+    """Return a preset on top of the one that it is like."""
+    own, here = recipe.preset(name), f"{source}.{name}"
+    if own.like is None:
+        return own
+    if here in before:
+        raise UsageError(f"preset '{name}' is like itself", where=source, fix=" -> ".join((*before, here)))
+    other, _, like = own.like.rpartition(".")
+    base_recipe = _read(other, where=f"`like: {own.like}` in {source}") if other else recipe
+    base = _filled_in(base_recipe, like, other or source, (*before, here))
+    merged: dict[str, Any] = {section: {**getattr(base, section), **getattr(own, section)} for section in SECTIONS}
+    merged["pretraining"] = base.pretraining.model_copy(update=own.pretraining.model_dump(exclude_unset=True))
+    return Preset(**merged)
 
 
 def sections_of(method: str, recipe: Recipe, preset: str) -> Sections:

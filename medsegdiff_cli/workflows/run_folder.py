@@ -10,6 +10,7 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_name, write_run
 from medsegdiff_cli.atomic import digest_of_content
 from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.methods.registry import is_pretraining
 from medsegdiff_cli.paths import FOLD_PREFIX, PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.run_request import TrainRequest
@@ -41,13 +42,19 @@ def open_run_folder(
             raise UsageError(
                 f"this run exists with other settings ({', '.join(differences[:8])})",
                 where=str(folder),
-                fix="undo the change, or give this run a name of its own with --name, or start over with --overwrite",
+                fix=_ways_out(record.method),
             )
         return existing
     write_plan(folder / RUN_PLAN, plan)
     write_resolved_recipe(folder / RUN_RECIPE, recipe)
     write_run(folder, record)
     return record
+
+
+def _ways_out(method: str) -> str:
+    if is_pretraining(method):  # flags of `msd train` change the run of the method alone
+        return "undo the change, or make the pretraining anew: msd pretrain with --overwrite (or --name, then --from)"
+    return "undo the change, or give this run a name of its own with --name, or start over with --overwrite"
 
 
 def clear_fold(folder: Path) -> None:

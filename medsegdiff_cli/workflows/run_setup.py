@@ -19,16 +19,18 @@ from medsegdiff_cli.artifacts.recipe import (
     read_resolved_recipe,
 )
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, read_run
+from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Trainable
 from medsegdiff_cli.methods.registry import find_trainable, is_pretraining
-from medsegdiff_cli.paths import RUN_RECIPE, find_dataset
+from medsegdiff_cli.networks.feature_cache import FeatureCache
+from medsegdiff_cli.paths import FEATURES, RUN_RECIPE, find_dataset
 from medsegdiff_cli.planning.nnunet_rules import Strides
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
-from medsegdiff_cli.prediction.model import build_trainable, task_of
+from medsegdiff_cli.prediction.model import build_method, build_trainable, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
@@ -102,6 +104,8 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val = _cases_of(request, dataset)
     _refuse_contradictions(recipe, val)
+    if recipe.training.feature_cache:
+        _refuse_useless_cache(recipe, task_of(plan, config))
     record = RunRecord(
         msd_version=__version__,
         method=request.method,
@@ -143,12 +147,26 @@ def _refuse_contradictions(recipe: ResolvedRecipe, val: tuple[str, ...]) -> None
             where="--selection",
             fix="use --selection last, or a fold that validates",
         )
-    if recipe.training.feature_cache and recipe.augmentation.changes_images:
+
+
+def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
+    """Find out before a training, and before the pretraining that it starts from, whether features can come again.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    where = "training.feature_cache"
+    if is_pretraining(recipe.method):
+        raise UsageError(f"'{recipe.method}' has no frozen features to keep", where=where, fix="leave it out")
+    if recipe.augmentation.changes_images:
         raise UsageError(
             "a feature cache is of no use where augmentation changes every image",
-            where="training.feature_cache",
+            where=where,
             fix="use --preset paper, or switch augmentation off, or leave the cache out",
         )
+    with torch.device("meta"):
+        method = build_method(recipe, task)
+    method.keep_features(FeatureCache(Path(FEATURES)))  # refuses; nothing is written
 
 
 def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:
@@ -172,7 +190,13 @@ def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> 
 
 
 def _overlap_of(request: TrainRequest, dataset: DatasetFolder) -> str:
-    """Return the dataset's word on unlabelled test images, unless the pretraining was made under another."""
+    """Return the dataset's word on unlabelled test images, unless the pretraining was made under another.
+
+    A training that never sees an unlabelled image has nothing to confess.
+    """
+    stages = find_trainable(request.method).load().stages
+    if request.starts_from is None and all(stage.supervision == "full" for stage in stages):
+        return "refused"
     if request.starts_from is not None and read_run(request.starts_from).dataset == dataset.name:
         word = read_run(request.starts_from).unlabelled_test_overlap
         return word if word == "allowed" else dataset.info.unlabelled_test_overlap

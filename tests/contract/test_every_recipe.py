@@ -5,6 +5,7 @@ from importlib import resources
 
 import pytest
 import torch
+import yaml
 from pydantic import BaseModel
 
 from medsegdiff_cli.artifacts.document import validate
@@ -187,3 +188,50 @@ def test_a_recipe_for_another_method_is_refused(tmp_path):
     own.write_text("method: tedm\ntitle: other\npresets: {recommended: {}}\n")
     with pytest.raises(UsageError, match="is for 'tedm', not 'supervised'"):
         sections_of("supervised", load_recipe(str(own)), "recommended")
+
+
+OWN = """\
+method: tedm
+title: Mine
+presets:
+  recommended: {like: tedm.paper}
+  short:
+    like: recommended
+    pretraining: {recipe: pretrain-diffusion__jsrt}
+    training: {steps: 5}
+  lost: {like: tedm.papre}
+  nowhere: {like: temd.paper}
+  egg: {like: hen}
+  hen: {like: egg}
+"""
+
+
+def test_a_preset_puts_its_own_settings_on_top_of_the_one_it_is_like(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN.split("  lost")[0])
+    recipe, base = load_recipe(str(own)), load_recipe("tedm").preset("paper")
+    assert recipe.preset("recommended") == base
+    short = recipe.preset("short")
+    assert short.training == {**base.training, "steps": 5}
+    assert (short.method, short.augmentation) == (base.method, base.augmentation)
+    assert short.pretraining == PretrainingChoice(recipe="pretrain-diffusion__jsrt")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("lost",), r"no preset 'papre'.*paper"),
+        (("nowhere",), r"no recipe 'temd'.*`like: temd.paper` in .*own.yaml.*tedm"),
+        (("egg", "hen"), r"'egg' is like itself.*egg -> .*hen -> .*egg"),
+    ],
+)
+def test_a_preset_that_is_like_nothing_is_a_usage_error(names, message, tmp_path):
+    own = tmp_path / "own.yaml"
+    content = yaml.safe_load(OWN)
+    content["presets"] = {
+        name: preset for name, preset in content["presets"].items() if name in ("recommended", *names)
+    }
+    own.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UsageError) as error:
+        load_recipe(str(own))
+    assert re.search(message, str(error.value), re.DOTALL)

@@ -1,0 +1,209 @@
+"""Which pretraining a method starts from, whose a `--set` is, and which images a pretraining may see."""
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, open_dataset
+from medsegdiff_cli.artifacts.recipe import AugmentationSettings, PredictionSettings, ResolvedRecipe, TrainingSettings
+from medsegdiff_cli.artifacts.splits import Fold
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.paths import Workspace
+from medsegdiff_cli.workflows.pretraining import (
+    inherited_settings,
+    of_method,
+    of_pretraining,
+    pretraining_cases,
+    pretraining_of,
+    pretraining_run_name,
+    request_pretraining,
+    same_images,
+)
+from medsegdiff_cli.workflows.recipes import apply_overrides, load_recipe
+from medsegdiff_cli.workflows.run_request import TrainRequest
+
+# What makes the network and the noise, and what is made of them, as docs/methods describe them.
+OF_PRETRAINING = {
+    "network": "adm",
+    "model_channels": "8",
+    "method.channel_mult": "[1, 2]",
+    "attention_levels": "[]",
+    "dropout": "0.1",
+    "schedule": "{name: linear}",
+    "distance": "l1",
+}
+OF_METHOD = {"pixels": "8", "method.noise": "shared", "timesteps": "[1]", "steps": "3", "learning_rate": "0.1"}
+PRETRAINED = sorted(name for name, entry in METHODS.items() if entry.objectives)
+FOLD = Fold(train=("case_tr_00", "case_tr_01"), val=("case_tr_02",))
+
+
+def request_of(method: str, **settings) -> TrainRequest:
+    return TrainRequest(method=method, dataset="1", workspace=Workspace(Path("nowhere")), **settings)
+
+
+def test_a_method_stands_for_its_first_objective():
+    assert {pretraining_run_name(name) for name in PRETRAINED} == {"pretrain-diffusion"}
+    assert pretraining_run_name("diffusion") == "pretrain-diffusion"
+    with pytest.raises(UsageError, match="'supervised' starts from no pretraining") as error:
+        pretraining_run_name("supervised")
+    assert "tedm" in error.value.fix
+    with pytest.raises(UsageError, match="did you mean 'diffusion'"):
+        pretraining_run_name("difusion")
+
+
+@pytest.mark.parametrize("method", PRETRAINED)
+def test_settings_of_network_and_noise_go_to_the_pretraining_and_all_others_to_the_method(method):
+    given = {**OF_PRETRAINING, **OF_METHOD, "pretrain.steps": "9", "pretrain.training.batch_size": "2"}
+    assert of_pretraining(given, method) == {**OF_PRETRAINING, "steps": "9", "training.batch_size": "2"}
+    assert of_method(given, method) == OF_METHOD
+
+
+@pytest.mark.parametrize("method", ["supervised", "pretrain-diffusion"])
+def test_a_training_without_pretraining_keeps_all_settings(method):
+    given = {"model_channels": "8", "steps": "3"}
+    assert (of_pretraining(given, method), of_method(given, method)) == ({}, given)
+
+
+@pytest.mark.parametrize("method", ["supervised", "pretrain-diffusion"])
+def test_a_setting_for_a_pretraining_that_there_is_not_is_refused(method):
+    given = of_method({"pretrain.steps": "3"}, method)
+    sections = {name: {} for name in ("method", "training", "augmentation", "prediction")}
+    with pytest.raises(UsageError, match=r"no section 'pretrain' in 'pretrain\.steps'"):
+        apply_overrides(sections, given, method)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("pixles", "pixels"), ("model_chanels", "model_channels"), ("method.hiden", "hidden")]
+)
+def test_unknown_settings_name_the_nearest_one(key, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        of_pretraining({key: "1"}, "tedm")
+
+
+def test_a_pretraining_is_the_same_for_every_seed_label_budget_and_name():
+    plain = request_of("tedm", config="2d", fold="2", scale="small", plans_name="mine")
+    other = replace(plain, seed=3, cases=2, count="cases", name="mine", selection="best", overwrite=True)
+    other = replace(other, overrides=OF_METHOD)
+    before = pretraining_of(plain)
+    assert pretraining_of(other) == before
+    assert pretraining_of(replace(other, method="ledme")) == before
+    assert (before.method, before.config, before.fold) == ("pretrain-diffusion", "2d", "2")
+    assert (before.scale, before.plans_name, before.seed, before.overwrite) == ("small", "mine", 0, False)
+
+
+def test_another_network_is_another_pretraining():
+    assert pretraining_of(request_of("tedm", overrides=OF_PRETRAINING)).overrides == OF_PRETRAINING
+
+
+def test_no_pretraining_is_made_for_what_starts_from_none_or_from_a_given_run(tmp_path):
+    assert pretraining_of(request_of("supervised")) is None
+    assert pretraining_of(request_of("pretrain-diffusion")) is None
+    assert pretraining_of(request_of("tedm", parent=tmp_path)) is None
+
+
+@pytest.mark.parametrize(("method", "preset"), [(m, p) for m in PRETRAINED for p in sorted(load_recipe(m).presets)])
+def test_msd_pretrain_and_msd_train_mean_the_same_pretraining(method, preset):
+    made_first = pretraining_of(request_of(method, preset=preset))
+    asked_for = request_pretraining(
+        method, None, preset, dataset="1", workspace=Workspace(Path("nowhere")), device=torch.device("cpu")
+    )
+    assert asked_for == made_first
+
+
+def test_a_recipe_names_the_pretraining_that_its_paper_had():
+    chosen = pretraining_of(request_of("ledm", preset="official-code"))
+    assert (chosen.recipe, chosen.preset) == ("pretrain-diffusion__ledm", "paper")
+    chosen = pretraining_of(request_of("tedm", preset="paper"))
+    assert (chosen.recipe, chosen.preset) == (None, "paper")
+
+
+def resolved(method: str, **settings) -> ResolvedRecipe:
+    return ResolvedRecipe(
+        method=method,
+        preset="recommended",
+        scale="tiny",
+        patch_size_voxels=(32, 32),
+        batch_size=2,
+        method_settings=settings,
+        training=TrainingSettings(),
+        augmentation=AugmentationSettings(),
+        prediction=PredictionSettings(),
+    )
+
+
+def test_network_and_noise_schedule_come_with_the_weights():
+    settings = METHODS["tedm"].load().inherited(model_channels=24, distance="l1").model_dump(mode="json")
+    there = resolved("pretrain-diffusion", **settings)
+    assert inherited_settings("tedm", there) == settings
+    assert {"network", "model_channels", "channel_mult", "schedule"} <= set(settings)
+    # The steps of its training, and what only another class knows, do not.
+    assert inherited_settings("supervised", there) == {}
+    more = resolved("tedm", **settings, pixels=7)
+    assert inherited_settings("ledm", more) == settings
+
+
+def test_a_run_without_noise_schedule_is_no_start():
+    with pytest.raises(UsageError, match="'tedm' cannot start from a run of 'supervised', which has no schedule"):
+        without = METHODS["tedm"].load().inherited().model_dump(mode="json", exclude={"schedule", "distance"})
+        inherited_settings("tedm", resolved("supervised", **without))
+
+
+def case_of(name: str, *images: Path) -> CaseFiles:
+    return CaseFiles(case=name, images=images, group=name)
+
+
+def test_images_are_the_same_when_any_of_their_files_is(tmp_path):
+    files = {"a": b"1234", "copy of a": b"1234", "as large as a": b"1235", "b": b"12", "longer a": b"12340"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    a, copy, as_large, b, longer = (tmp_path / name for name in files)
+    cases = [case_of("first", b, copy), case_of("second", as_large), case_of("third", longer), case_of("none")]
+    assert same_images(cases, [case_of("other", a)]) == ["first"]
+    assert same_images(cases, [case_of("other", as_large, tmp_path / "missing")]) == ["second"]
+    assert same_images(cases, []) == []
+    assert same_images([case_of("missing", tmp_path / "missing")], [case_of("other", a)]) == []
+
+
+@pytest.fixture
+def folder(make_dataset):
+    """Three training cases, the last of which validates, two test cases and two images without labels."""
+    return make_dataset(n_dims=2, n_labelled=3, n_test=2, n_unlabelled=2, shape=(8, 8))
+
+
+def test_a_pretraining_sees_training_images_and_unlabelled_ones_alone(folder):
+    seen = pretraining_cases(open_dataset(folder), FOLD)
+    assert sorted(seen) == ["case_tr_00", "case_tr_01", "case_un_00", "case_un_01"]
+    # A training image that lost its label is an image without label.
+    (folder / "labelsTr" / "case_tr_01.png").unlink()
+    seen = pretraining_cases(open_dataset(folder), Fold(train=("case_tr_00",), val=("case_tr_02",)))
+    assert sorted(seen) == ["case_tr_00", "case_tr_01", "case_un_00", "case_un_01"]
+
+
+@pytest.mark.parametrize("held_out", ["Ts/case_ts_01", "Tr/case_tr_02"])
+def test_an_unlabelled_copy_of_a_test_or_validation_image_is_refused(folder, held_out):
+    shutil.copy(folder / f"images{held_out}_0000.png", folder / "imagesUn" / "hidden_0000.png")
+    with pytest.raises(InputDataError, match="1 unlabelled images are also test or validation images: hidden"):
+        pretraining_cases(open_dataset(folder), FOLD)
+
+
+def test_a_copy_of_a_training_image_is_no_offence_in_the_folds_where_it_trains(folder):
+    shutil.copy(folder / "imagesTr" / "case_tr_01_0000.png", folder / "imagesUn" / "again_0000.png")
+    assert "again" in pretraining_cases(open_dataset(folder), FOLD)
+    with pytest.raises(InputDataError, match="again"):
+        pretraining_cases(open_dataset(folder), Fold(train=("case_tr_00", "case_tr_02"), val=("case_tr_01",)))
+
+
+def test_what_the_dataset_allows_is_seen_with_a_warning(folder, caplog, monkeypatch):
+    shutil.copy(folder / "imagesTs" / "case_ts_00_0000.png", folder / "imagesUn" / "hidden_0000.png")
+    description = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**description, "unlabelled_test_overlap": "allowed"}))
+    monkeypatch.setattr(logging.getLogger("medsegdiff_cli"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        assert "hidden" in pretraining_cases(open_dataset(folder), FOLD)
+    assert "sees 1 test or validation images" in caplog.text
