@@ -35,7 +35,7 @@ OF_PRETRAINING = {
     "method.channel_mult": "[1, 2]",
     "attention_levels": "[]",
     "dropout": "0.1",
-    "schedule": "{name: linear}",
+    "method.schedule": "{name: linear}",
     "distance": "l1",
 }
 OF_METHOD = {"pixels": "8", "method.noise": "shared", "timesteps": "[1]", "steps": "3", "learning_rate": "0.1"}
@@ -84,6 +84,11 @@ def test_a_setting_for_a_pretraining_that_there_is_not_is_refused(method):
 def test_unknown_settings_name_the_nearest_one(key, meant):
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         of_pretraining({key: "1"}, "tedm")
+
+
+def test_a_schedule_of_noise_or_of_the_learning_rate_must_be_told_apart():
+    with pytest.raises(UsageError, match=r"write one of method\.schedule, training\.schedule"):
+        of_pretraining({"schedule": "cosine"}, "tedm")
 
 
 def test_a_pretraining_is_the_same_for_every_seed_label_budget_and_name():
@@ -149,9 +154,10 @@ def test_network_and_noise_schedule_come_with_the_weights():
 
 
 def test_a_run_without_noise_schedule_is_no_start():
+    settings = METHODS["tedm"].load().inherited().model_dump(mode="json", exclude={"schedule", "distance"})
+    there = resolved("supervised", **settings)
     with pytest.raises(UsageError, match="'tedm' cannot start from a run of 'supervised', which has no schedule"):
-        without = METHODS["tedm"].load().inherited().model_dump(mode="json", exclude={"schedule", "distance"})
-        inherited_settings("tedm", resolved("supervised", **without))
+        inherited_settings("tedm", there)
 
 
 def case_of(name: str, *images: Path) -> CaseFiles:
