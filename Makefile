@@ -15,12 +15,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all docs results few-labels clean
+.PHONY: help install demo lint types test test-all faults docs results few-labels clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | docs | results DATA=FOLDER | few-labels DATA=FOLDER | clean"
+	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,9 @@ test: lint types
 
 test-all: lint types
 	$(PYTEST) -m "not gpu"
+
+faults: $(VENV)/installed-test
+	$(PYTEST) -q -m fault
 
 docs: $(VENV)/installed-test
 	$(BIN)/python docs/write_cli_page.py

@@ -17,8 +17,14 @@ os.environ["MPLBACKEND"] = "Agg"
 import numpy as np
 import pytest
 import SimpleITK
+from fault_report import FaultReport
 
 MakeDataset = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sum up the faults at the end of `make faults`."""
+    config.pluginmanager.register(FaultReport(), "faults")
 
 
 @pytest.fixture(autouse=True)

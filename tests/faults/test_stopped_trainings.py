@@ -97,6 +97,7 @@ def undisturbed(workspace):
     return digest(workspace, "undisturbed")
 
 
+@pytest.mark.fault("F97")
 def test_a_training_that_was_killed_ends_with_the_weights_of_an_undisturbed_one(workspace, undisturbed):
     process = train(workspace, "killed", *OFTEN)
     wait_for(lambda: saved(workspace, "killed"), process, "checkpoint")
@@ -114,6 +115,7 @@ def test_a_training_with_loader_processes_has_the_weights_of_one_without(workspa
     assert digest(workspace, "workers") == undisturbed
 
 
+@pytest.mark.fault("F53")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves_with_130_and_the_same_command_goes_on(workspace, undisturbed, number):
     name = f"stopped-by-{int(number)}"
@@ -135,6 +137,7 @@ def test_used_up_time_is_code_7_and_the_same_command_finishes(workspace, undistu
     assert digest(workspace, "late") == undisturbed
 
 
+@pytest.mark.fault("F58")
 def test_a_killed_loader_process_is_code_4_and_names_cases(workspace):
     process = train(workspace, "orphan", steps=5000, workers=1)
     wait_for(lambda: loader_processes(process.pid), process, "loader process")
@@ -162,6 +165,7 @@ def children(parent: int) -> list[int]:
     return numbers
 
 
+@pytest.mark.fault("F94")
 def test_a_loss_that_is_no_number_stops_with_the_names_of_the_cases(tmp_path):
     # Intensities near the largest float32: finite in the file, their z-score or its square is not.
     write_dataset(tmp_path / "raw" / "Dataset001_Fault", lambda index, voxels: voxels * np.float32(1e36))
