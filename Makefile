@@ -56,6 +56,7 @@ faults: $(VENV)/installed-test
 
 docs: $(VENV)/installed-test
 	$(BIN)/python docs/write_cli_page.py
+	$(BIN)/python docs/write_errors_page.py
 
 results: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/results.py --data $(DATA) --workspace $(WORKSPACE)

@@ -2,6 +2,8 @@
 
 A message says what is wrong (with the value), where (file, key or case) and what to do next.
 Every other exception that reaches `main` is a fault of msd itself and exits with code 1.
+`docs/reference/errors.md` is written from this file: of each docstring, the first paragraph says what the exit code
+means, the second, "To do: ...", what a person or a script does then.
 """
 
 import difflib
@@ -41,49 +43,76 @@ def _rebuild(kind: type[MsdError], what: str, where: str | None, fix: str | None
 
 
 class UsageError(MsdError):
-    """A wrong flag, key or name, or a run whose plan was changed."""
+    """A wrong flag, key or name, or a run whose plan was changed.
+
+    To do: read the line "to do", which names the flag or the nearest known name, and change the command. The same command
+    fails again: a script stops here.
+    """
 
     exit_code = 2
 
 
 class InputDataError(MsdError):
-    """An image, label or dataset that cannot be used as it is."""
+    """An image, label or dataset that cannot be used as it is.
+
+    To do: mend or remove the files that are named; `msd check DATASET` lists all problems at once. Nothing was written for
+    these files.
+    """
 
     exit_code = 3
 
 
 class ResourceError(MsdError):
-    """Not enough memory, disk or workers, or a device that is missing."""
+    """Not enough memory, disk or workers, or a device that is missing.
+
+    To do: free some space, ask for less (`--workers`, `--window-batch`, `--scale`) or use another `--device`. What is
+    finished is kept: run the same command again.
+    """
 
     exit_code = 4
 
 
 class PartialFailure(MsdError):
-    """Some cases failed, the others were written."""
+    """Some cases failed, the others were written.
+
+    To do: mend the cases that are named and run the same command again; only these are worked on.
+    """
 
     exit_code = 5
 
 
 class IntegrityError(MsdError):
-    """A model or an archive that is damaged or not to be trusted."""
+    """A model or an archive that is damaged or not to be trusted.
+
+    To do: do not use the file. Copy it again from where it came from and compare the checksum, or train again.
+    """
 
     exit_code = 6
 
 
 class NotFinished(MsdError):
-    """The time budget is used up; the same command goes on."""
+    """The time budget is used up; the same command goes on.
+
+    To do: run the same command again, as often as it takes.
+    """
 
     exit_code = 7
 
 
 class BelowDemandedScore(MsdError):
-    """A score is below the one that --fail-below asked for."""
+    """A score is below the one that --fail-below asked for.
+
+    To do: look at the scores, which are written, before the predictions are used.
+    """
 
     exit_code = 8
 
 
 class Interrupted(MsdError):
-    """Stopped by SIGINT or SIGTERM after saving."""
+    """Stopped by SIGINT or SIGTERM after saving.
+
+    To do: run the same command again; it goes on where it was.
+    """
 
     exit_code = 130
 

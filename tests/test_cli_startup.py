@@ -129,8 +129,8 @@ def test_looking_something_up_leaves_no_folder_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def _page_writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_cli_page", DOCS / "write_cli_page.py")
+def _page_writer(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -140,4 +140,10 @@ def _page_writer() -> ModuleType:
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
     """After a change of an option: `make docs`."""
-    assert (DOCS / "cli.md").read_text(encoding="utf-8") == _page_writer().cli_page()
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == _page_writer("write_cli_page").cli_page()
+
+
+def test_the_page_of_errors_is_what_the_errors_say() -> None:
+    """After a change of errors.py: `make docs`."""
+    page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert page == _page_writer("write_errors_page").errors_page()
