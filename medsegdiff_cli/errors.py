@@ -45,8 +45,8 @@ def _rebuild(kind: type[MsdError], what: str, where: str | None, fix: str | None
 class UsageError(MsdError):
     """A wrong flag, key or name, or a run whose plan was changed.
 
-    To do: read the line "to do", which names the flag or the nearest known name, and change the command. The same command
-    fails again: a script stops here.
+    To do: read the line "to do", which names the flag or the nearest known name, and change the command.
+    The same command fails again: a script stops here.
     """
 
     exit_code = 2
@@ -55,8 +55,8 @@ class UsageError(MsdError):
 class InputDataError(MsdError):
     """An image, label or dataset that cannot be used as it is.
 
-    To do: mend or remove the files that are named; `msd check DATASET` lists all problems at once. Nothing was written for
-    these files.
+    To do: mend or remove the files that are named; `msd check DATASET` lists all problems at once.
+    Nothing was written for these files.
     """
 
     exit_code = 3
