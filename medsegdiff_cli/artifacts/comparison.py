@@ -7,12 +7,13 @@ An undefined number is null in JSON and an empty cell in CSV.
 import csv
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import StrictModel
+from medsegdiff_cli.artifacts.spreadsheet import cell
 
 
 class ComparisonRow(StrictModel):
@@ -99,11 +100,5 @@ def write_comparison_csv(path: Path, comparison: Comparison) -> None:
     table.writerow([*ComparisonRow.model_fields, *shared])
     facts = [getattr(comparison, name) for name in shared]
     for row in comparison.rows:
-        table.writerow([*(_cell(value) for value in row.model_dump().values()), *facts])
+        table.writerow(map(cell, (*row.model_dump().values(), *facts)))
     atomic.write_text(path, stream.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return int(value) if isinstance(value, bool) else value

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsegdiff_cli.artifacts.scores import read_scores, to_csv
+from medsegdiff_cli.artifacts.spreadsheet import text_of
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
 from medsegdiff_cli.paths import SCORES_CSV, SUMMARY_JSON
 
@@ -132,6 +133,7 @@ def _read(path: Path) -> dict[Key, dict[str, str]]:
         where = f"{path}, line {table.line_num}"
         if None in row or None in row.values() or not row["case"]:
             raise InputDataError("a row with too few or too many cells", where=where, fix="run `msd evaluate` again")
+        row |= {word: text_of(row[word]) for word in _WORDS if word in row}
         key = (row["case"], row["class"])
         if key in rows:
             what = f"two rows for case '{key[0]}', class '{key[1]}'"

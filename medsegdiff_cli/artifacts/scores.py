@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import StrictModel, read_json, validate
+from medsegdiff_cli.artifacts.spreadsheet import cell
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import SCORES_CSV, SUMMARY_JSON
 
@@ -264,14 +265,7 @@ def to_csv(scores: Scores) -> str:
     for case in scores.cases:
         for score in case.classes:
             label = label_key(scores.classes[score.class_name])
-            numbers = [_cell(getattr(score, name)) for name in (*METRICS, *COUNTS, *FLAGS)]
-            ends = [_cell(getattr(case, name)) for name in facts]
-            table.writerow([case.case, score.class_name, label, case.group or "", case.domain or "", *numbers, *ends])
+            words = (case.case, score.class_name, label, case.group, case.domain)
+            numbers = [getattr(score, name) for name in (*METRICS, *COUNTS, *FLAGS)]
+            table.writerow(map(cell, (*words, *numbers, *(getattr(case, name) for name in facts))))
     return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Write truth as 1 and 0 and undefined as nothing, which every spreadsheet understands."""
-    if value is None:
-        return ""
-    return int(value) if isinstance(value, bool) else value

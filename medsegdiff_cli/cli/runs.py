@@ -50,11 +50,13 @@ def runs(
         print_json({"schema_version": 1, "runs": rows})
         return
     from rich.table import Column, Table
+    from rich.text import Text
 
     # Names are what people copy: they are broken over lines, never cut.
     names = (Column("dataset", overflow="fold"), Column("run", overflow="fold"))
     table = Table(*names, "fold", "state", "steps", Column("Dice", no_wrap=True), Column("size", no_wrap=True))
     for row in rows:
         dice = "" if row["dice"] is None else f"{row['dice']:.4f}"
-        table.add_row(row["dataset"], row["run"], row["fold"], row["state"], row["steps"], dice, row["size"])
+        cells = (row["dataset"], row["run"], row["fold"], row["state"], row["steps"], dice, row["size"])
+        table.add_row(*map(Text, cells))
     print_table(table)

@@ -8,6 +8,7 @@ from typing import Any
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar
+from medsegdiff_cli.artifacts.spreadsheet import cell
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import PREDICTION_JSON, SUMMARY_JSON, VOLUMES_CSV
 
@@ -25,13 +26,13 @@ def write_volumes(folder: Path) -> None:
             volume = sidecar.volumes_ml[name]
             rows.append(
                 {
-                    "case": sidecar.case,
-                    "class": name,
+                    "case": cell(sidecar.case),
+                    "class": cell(name),
                     "voxels": voxels,
                     "volume_ml": "" if volume is None else f"{volume:.6g}",
                     "agreement": _share(sidecar.agreement),
                     "member_agreement": _share(sidecar.member_agreement.get(name)),
-                    "flags": "; ".join(sidecar.flags),
+                    "flags": cell("; ".join(sidecar.flags)),
                 }
             )
     if rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medsegdiff_cli.artifacts.comparison import Comparison, write_comparison_csv
 from medsegdiff_cli.artifacts.score_rows import ScoreRows, holds_scores, read_score_rows
+from medsegdiff_cli.artifacts.spreadsheet import text_of
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
 from medsegdiff_cli.evaluation.compare import ComparisonSettings, compare_scores
 from medsegdiff_cli.evaluation.pairing import one_word_a_case
@@ -162,6 +163,7 @@ def _domains(tables: Sequence[ScoreRows], path: Path | None) -> dict[str, str]:
         if not row["case"] or not row["domain"]:
             where = f"{path}, line {table.line_num}"
             raise InputDataError("a row without case or domain", where=where, fix="write CASE,DOMAIN")
-        if domains.setdefault(row["case"], row["domain"]) != row["domain"]:
-            raise InputDataError(f"two domains for case '{row['case']}'", where=str(path), fix="keep one row a case")
+        case, domain = text_of(row["case"]), text_of(row["domain"])
+        if domains.setdefault(case, domain) != domain:
+            raise InputDataError(f"two domains for case '{case}'", where=str(path), fix="keep one row a case")
     return domains

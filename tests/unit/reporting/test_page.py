@@ -74,6 +74,7 @@ def example() -> Page:
     return Page(title=NASTY, notice="Phantoms", sections=(section,), provenance=(("seed", "3"), ("command", NASTY)))
 
 
+@pytest.mark.fault("F93")
 def test_every_text_arrives_and_none_becomes_markup() -> None:
     seen = Seen(render(example()))
 
