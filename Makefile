@@ -15,12 +15,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all faults docs results few-labels clean
+.PHONY: help install demo lint types test test-all faults docs results few-labels reproduction clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | clean"
+	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | reproduction | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,11 @@ results: $(VENV)/installed
 
 few-labels: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/few_labels.py --data $(DATA) --workspace $(WORKSPACE)/few_labels --processes 2
+
+# A gate that does not hold (exit code 8) is a result like the others.
+reproduction: $(VENV)/installed
+	$(BIN)/msd reproduce tedm --full --output $(WORKSPACE)/reproduction/tedm || test $$? -eq 8
+	$(BIN)/python docs/write_reproduction_page.py $(WORKSPACE)/reproduction/tedm
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
