@@ -3,28 +3,37 @@
 A checkpoint exists if and only if its JSON does; the JSON carries the sha256 of the tensors.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from medsegdiff_cli import atomic
-from medsegdiff_cli.artifacts.document import read_json
+from medsegdiff_cli.artifacts.document import read_json, refuse_newer
+from medsegdiff_cli.artifacts.tensor_header import check_tensor_header, read_tensor_header
 from medsegdiff_cli.errors import IntegrityError, ResourceError
 
 FORMAT_VERSION = 1
+_FIX = "restore the file, or train again"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by dotted name (`model.`, `ema.`, `optimiser.` ...) and JSON-serialisable state."""
+    """Tensors by dotted name (`model.`, `ema.`, `optimiser.` ...) and JSON-serialisable state.
+
+    Attributes:
+        digest: sha256 of the tensors' file, as it was read.
+    """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    digest: str = ""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors below `prefix.`, without it."""
@@ -66,27 +75,50 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify its digest.
+    """Read a checkpoint and verify its header and digest.
 
     Raises:
-        IntegrityError: missing, damaged, or of a newer format.
+        IntegrityError: missing or damaged.
+        UsageError: of a newer format.
     """
     header_file, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
-    header = read_json(header_file, IntegrityError)
-    if not isinstance(header, dict) or not isinstance(header.get("state"), dict):
-        raise IntegrityError("not the header of a checkpoint", where=str(header_file), fix="restore the file")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise IntegrityError(
-            f"checkpoint format {header.get('format_version')} (known: {FORMAT_VERSION})",
-            where=str(path),
-            fix="upgrade msd",
-        )
-    if not weights.is_file() or atomic.digest_of_file(weights) != header.get("sha256"):
-        raise IntegrityError(
-            "the weights do not match their recorded sha256", where=str(weights), fix="restore the file, or train again"
-        )
+    header = _checked_header(read_json(header_file, IntegrityError), str(header_file))
+    if not weights.is_file():
+        raise IntegrityError(f"{weights.name} is missing", where=str(weights.parent), fix=_FIX)
+    read_tensor_header(weights)  # before the whole file is read, which takes a while
+    _compare_digests(atomic.digest_of_file(weights), header["sha256"], str(weights))
     try:
         tensors = load_file(weights)
     except SafetensorError as error:
         raise IntegrityError(f"not readable as safetensors ({error})", where=str(weights)) from None
-    return Checkpoint(tensors=tensors, state=header["state"])
+    return Checkpoint(tensors=tensors, state=header["state"], digest=header["sha256"])
+
+
+def parse_checkpoint(header: Any, weights: bytes, where: str) -> Checkpoint:
+    """Return the checkpoint whose two files were read elsewhere: the parsed JSON, and the tensors' bytes.
+
+    Raises:
+        IntegrityError, UsageError: as for `read_checkpoint`.
+    """
+    header = _checked_header(header, where)
+    check_tensor_header(BytesIO(weights), len(weights), where)
+    _compare_digests(hashlib.sha256(weights).hexdigest(), header["sha256"], where)
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise IntegrityError(f"not readable as safetensors ({error})", where=where) from None
+    return Checkpoint(tensors=tensors, state=header["state"], digest=header["sha256"])
+
+
+def _checked_header(header: Any, where: str) -> dict[str, Any]:
+    if not isinstance(header, dict) or not isinstance(header.get("state"), dict):
+        raise IntegrityError("not the header of a checkpoint", where=where, fix="restore the file")
+    refuse_newer(header, "format_version", FORMAT_VERSION, where)
+    if type(header.get("format_version")) is not int or not isinstance(header.get("sha256"), str):
+        raise IntegrityError("a checkpoint without format_version and sha256", where=where, fix="restore the file")
+    return header
+
+
+def _compare_digests(found: str, recorded: str, where: str) -> None:
+    if found != recorded:
+        raise IntegrityError("the weights do not match their recorded sha256", where=where, fix=_FIX)

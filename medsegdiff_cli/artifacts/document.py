@@ -1,12 +1,17 @@
 """Documents on disk: JSON and YAML read with errors that name the file, the key and the nearest known key."""
 
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medsegdiff_cli.artifacts.plain_data import (
+    LARGEST_JSON_BYTES,
+    LARGEST_YAML_BYTES,
+    NotPlainData,
+    parse_json,
+    parse_yaml,
+)
 from medsegdiff_cli.errors import InputDataError, MsdError, UsageError, did_you_mean
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -22,32 +27,41 @@ def read_json(path: Path, error: type[MsdError] = InputDataError) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        MsdError: `error`, when the file is missing or not JSON.
+        MsdError: `error`, when the file is missing, not JSON or beyond the limits of `plain_data`.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise error(f"{path.name} is missing", where=str(path.parent)) from None
-    except OSError as problem:
-        raise error(f"cannot be read ({problem.strerror})", where=str(path)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise error(f"not valid JSON ({problem})", where=str(path), fix="mend or recreate the file") from None
+    return parse(_content_of(Path(path), LARGEST_JSON_BYTES, error), "JSON", str(path), error)
 
 
 def read_yaml(path: Path, error: type[MsdError] = UsageError) -> Any:
     """Return the content of a YAML file (plain data only).
 
     Raises:
-        MsdError: `error`, when the file is missing or not YAML.
+        MsdError: `error`, when the file is missing, not YAML or beyond the limits of `plain_data`.
+    """
+    return parse(_content_of(Path(path), LARGEST_YAML_BYTES, error), "YAML", str(path), error)
+
+
+def parse(content: bytes, form: Literal["JSON", "YAML"], where: str, error: type[MsdError]) -> Any:
+    """Return the content of a document that was read from `where`.
+
+    Raises:
+        MsdError: `error`, when it is not what `form` says or beyond the limits of `plain_data`.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return parse_json(content) if form == "JSON" else parse_yaml(content)
+    except NotPlainData as problem:
+        raise error(f"not valid {form} ({problem})", where=where, fix="mend or recreate the file") from None
+
+
+def _content_of(path: Path, largest_bytes: int, error: type[MsdError]) -> bytes:
+    """Return a file's bytes, one more than the limit at most: the parser then says that there are too many."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(largest_bytes + 1)
     except FileNotFoundError:
         raise error(f"{path.name} is missing", where=str(path.parent)) from None
     except OSError as problem:
         raise error(f"cannot be read ({problem.strerror})", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
-        raise error(f"not valid YAML ({problem})", where=str(path), fix="mend or recreate the file") from None
 
 
 def validate(model: type[Document], content: Any, where: str, error: type[MsdError] = UsageError) -> Document:
@@ -55,12 +69,30 @@ def validate(model: type[Document], content: Any, where: str, error: type[MsdErr
 
     Raises:
         MsdError: `error`, naming every wrong key at once, unknown ones with the nearest known key.
+        UsageError: a newer msd wrote it, with keys that this one may not know.
     """
+    refuse_newer(content, "schema_version", _default_of(model, "schema_version"), where)
     try:
         return model.model_validate(content)
     except ValidationError as problem:
         lines = [_explain(model, item) for item in problem.errors()]
         raise error("; ".join(lines), where=where, fix="mend the named keys") from None
+
+
+def refuse_newer(content: Any, key: str, known: Any, where: str) -> None:
+    """Refuse a document whose format version is newer than the `known` one, before its other keys are looked at.
+
+    Raises:
+        UsageError: it is.
+    """
+    version = content.get(key) if isinstance(content, dict) else None
+    if isinstance(version, int) and isinstance(known, int) and version > known:
+        raise UsageError(f"written by a newer msd ({key} {version}; known: {known})", where=where, fix="upgrade msd")
+
+
+def _default_of(model: type[BaseModel], key: str) -> Any:
+    field = model.model_fields.get(key)
+    return None if field is None else field.default
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
