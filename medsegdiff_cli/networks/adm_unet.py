@@ -26,6 +26,7 @@ from medsegdiff_cli.networks.layers import (
     zero_init,
 )
 from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
+from medsegdiff_cli.networks.tapped_unet import TappedUNet
 
 
 class ADMSettings(BaseModel):
@@ -85,15 +86,15 @@ class ADMSettings(BaseModel):
         return filled_strides(self.strides, self.n_dims, len(self.channel_mult))
 
 
-class ADMUNet(nn.Module):
+class ADMUNet(TappedUNet):
     """U-Net with residual blocks, self-attention and timesteps.
 
     Args:
         settings: the shape of the network; kept as `settings`.
     """
 
+    settings: ADMSettings
     input_layer: ClassVar[str] = "input_blocks.0.0"
-    """The layer whose shape depends on the image's channels (see `networks.transfer`)."""
 
     def __init__(self, settings: ADMSettings) -> None:
         super().__init__()
@@ -125,6 +126,11 @@ class ADMUNet(nn.Module):
     def divisor(self) -> tuple[int, ...]:
         """Total stride per axis: every spatial size must be a multiple of it."""
         return total_stride(self.settings.level_strides, self.settings.n_dims)
+
+    @property
+    def n_taps(self) -> int:
+        """Number of decoder blocks that can be read."""
+        return len(self.output_blocks)
 
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
         """Return the number of features that `forward` gives for each of `taps`."""
@@ -173,19 +179,6 @@ class ADMUNet(nn.Module):
         if self.settings.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, h, embedding, use_reentrant=False)
         return block(h, embedding)
-
-    def _check_input(self, x: Tensor, t: Tensor | None) -> None:
-        n_dims, size = self.settings.n_dims, tuple(x.shape[2:])
-        if len(size) != n_dims or any(n % step for n, step in zip(size, self.divisor, strict=False)):
-            raise ValueError(f"spatial size {size} must have {n_dims} axes, each a multiple of {self.divisor}")
-        if (t is not None) != self.settings.use_time:
-            raise ValueError("this network needs a timestep" if t is None else "this network was built without time")
-
-    def _checked_taps(self, taps: Sequence[int]) -> Sequence[int]:
-        n_blocks = len(self.output_blocks)
-        if not taps or any(not 0 <= tap < n_blocks for tap in taps):
-            raise ValueError(f"taps {tuple(taps)}: give one or more decoder blocks from 0 to {n_blocks - 1}")
-        return taps
 
     def _encoder(self) -> tuple[nn.ModuleList, list[int]]:
         """Return the blocks on the way down, and the features that each of them hands over."""

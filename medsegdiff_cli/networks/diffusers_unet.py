@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
+
+from medsegdiff_cli.networks.tapped_unet import TappedUNet
 
 
 class DiffusersUNetSettings(BaseModel):
@@ -66,15 +68,15 @@ class DiffusersUNetSettings(BaseModel):
         return tuple(multiple * self.model_channels for multiple in self.channel_mult)
 
 
-class DiffusersUNet(nn.Module):
+class DiffusersUNet(TappedUNet):
     """`UNet2DModel` with taps, early exit and, if wanted, without time; the model itself is `unet`.
 
     Args:
         settings: the shape of the network; kept as `settings`.
     """
 
+    settings: DiffusersUNetSettings
     input_layer: ClassVar[str] = "unet.conv_in"
-    """The layer whose shape depends on the image's channels (see `networks.transfer`)."""
 
     def __init__(self, settings: DiffusersUNetSettings) -> None:
         super().__init__()
@@ -113,6 +115,11 @@ class DiffusersUNet(nn.Module):
     def divisor(self) -> tuple[int, ...]:
         """Total stride per axis: every spatial size must be a multiple of it."""
         return (2 ** (len(self.settings.channel_mult) - 1),) * 2
+
+    @property
+    def n_taps(self) -> int:
+        """Number of decoder blocks that can be read."""
+        return len(self.unet.up_blocks)
 
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
         """Return the number of features that `forward` gives for each of `taps`."""
@@ -166,16 +173,3 @@ class DiffusersUNet(nn.Module):
         for module in self.unet.modules():
             if getattr(module, "time_emb_proj", None) is not None:
                 module.time_emb_proj = None
-
-    def _check_input(self, x: Tensor, t: Tensor | None) -> None:
-        size = tuple(x.shape[2:])
-        if len(size) != 2 or any(n % step for n, step in zip(size, self.divisor, strict=True)):
-            raise ValueError(f"spatial size {size} must have 2 axes, each a multiple of {self.divisor}")
-        if (t is not None) != self.settings.use_time:
-            raise ValueError("this network needs a timestep" if t is None else "this network was built without time")
-
-    def _checked_taps(self, taps: Sequence[int]) -> Sequence[int]:
-        n_blocks = len(self.unet.up_blocks)
-        if not taps or any(not 0 <= tap < n_blocks for tap in taps):
-            raise ValueError(f"taps {tuple(taps)}: give one or more decoder blocks from 0 to {n_blocks - 1}")
-        return taps

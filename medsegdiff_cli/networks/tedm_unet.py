@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medsegdiff_cli.networks.layers import SPATIAL_OPS, Upsample
 from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
+from medsegdiff_cli.networks.tapped_unet import TappedUNet
 from medsegdiff_cli.networks.tedm_blocks import CosineAttention, FiLMBlock, LinearAttention, sinusoidal_embedding
 
 
@@ -82,15 +83,15 @@ class TEDMSettings(BaseModel):
         return filled_strides(self.strides, self.n_dims, len(self.channel_mult))
 
 
-class TEDMUNet(nn.Module):
+class TEDMUNet(TappedUNet):
     """U-Net with residual blocks, linear attention at every level and timesteps.
 
     Args:
         settings: the shape of the network; kept as `settings`.
     """
 
+    settings: TEDMSettings
     input_layer: ClassVar[str] = "stem"
-    """The layer whose shape depends on the image's channels (see `networks.transfer`)."""
 
     def __init__(self, settings: TEDMSettings) -> None:
         super().__init__()
@@ -132,6 +133,11 @@ class TEDMUNet(nn.Module):
     def divisor(self) -> tuple[int, ...]:
         """Total stride per axis: every spatial size must be a multiple of it."""
         return total_stride(self.settings.level_strides, self.settings.n_dims)
+
+    @property
+    def n_taps(self) -> int:
+        """Number of decoder blocks that can be read."""
+        return len(self.up_levels)
 
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
         """Return the number of features that `forward` gives for each of `taps`."""
@@ -187,19 +193,6 @@ class TEDMUNet(nn.Module):
             return None
         dtype = next(self.time_embed.parameters()).dtype
         return self.time_embed(sinusoidal_embedding(t, self.settings.model_channels).to(dtype))
-
-    def _check_input(self, x: Tensor, t: Tensor | None) -> None:
-        n_dims, size = self.settings.n_dims, tuple(x.shape[2:])
-        if len(size) != n_dims or any(n % step for n, step in zip(size, self.divisor, strict=False)):
-            raise ValueError(f"spatial size {size} must have {n_dims} axes, each a multiple of {self.divisor}")
-        if (t is not None) != self.settings.use_time:
-            raise ValueError("this network needs a timestep" if t is None else "this network was built without time")
-
-    def _checked_taps(self, taps: Sequence[int]) -> Sequence[int]:
-        n_levels = len(self.up_levels)
-        if not taps or any(not 0 <= tap < n_levels for tap in taps):
-            raise ValueError(f"taps {tuple(taps)}: give one or more decoder levels from 0 to {n_levels - 1}")
-        return taps
 
     def _level(self, level: int, in_channels: Sequence[int], out_channels: int) -> "_Level":
         settings = self.settings

@@ -191,7 +191,7 @@ def test_wrong_settings_and_inputs_are_refused_by_name():
         small(use_time=False)(image(), T)
     with pytest.raises(ValueError, match=r"each a multiple of \(4, 4\)"):
         network(image()[..., :6], T)
-    with pytest.raises(ValueError, match=r"taps \(\): give one or more decoder levels from 0 to 2"):
+    with pytest.raises(ValueError, match=r"taps \(\): give one or more decoder blocks from 0 to 2"):
         network(image(), T, taps=())
 
 
