@@ -11,7 +11,9 @@ from medsegdiff_cli.artifacts.document import StrictModel
 from medsegdiff_cli.errors import UsageError
 
 # Every converter understands these: the shared writer obeys them.
-COMMON_OPTIONS = frozenset({"name", "overwrite", "licence", "domain", "file_ending", "channel_names", "workers"})
+COMMON_OPTIONS = frozenset(
+    {"name", "overwrite", "licence", "domain", "file_ending", "channel_names", "workers", "fix_affine"}
+)
 
 _FLAGS = {"group_regex": "--group", "channel_names": "--channel"}
 
@@ -54,6 +56,7 @@ class Options(StrictModel):
         channel_names: one a channel; "CT" chooses the CT normalisation.
         file_ending: ending of all files written; chosen by the data when None.
         workers: files that are read and written at the same time.
+        fix_affine: largest shear in degrees that gives way to the nearest rigid grid; 0 refuses sheared images.
     """
 
     name: str = ""
@@ -74,6 +77,7 @@ class Options(StrictModel):
     channel_names: tuple[str, ...] = ()
     file_ending: str | None = None
     workers: int = Field(default=1, ge=0)
+    fix_affine: float = Field(default=0.0, ge=0, le=45)
 
 
 @dataclass(frozen=True, kw_only=True)

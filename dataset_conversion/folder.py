@@ -195,7 +195,11 @@ def choose_table(labels: Sequence[Path], options: Options) -> LabelTable | None:
     if not labels:
         return None
     counts: Counter[int] = Counter()
-    for found in for_all_cases(lambda path: count_values(read_label(path).array), labels, options.workers):
+
+    def count(path: Path) -> Counter[int]:
+        return count_values(read_label(path, fix_affine=options.fix_affine).array)
+
+    for found in for_all_cases(count, labels, options.workers):
         counts.update(found)
     return table_of_found(counts)
 

@@ -35,16 +35,25 @@ class WrittenCase:
     aligned: bool
 
 
-def write_case(folder: Path, source: CaseSource, table: LabelTable, file_ending: str, *, collapse: bool) -> WrittenCase:
+def write_case(
+    folder: Path,
+    source: CaseSource,
+    table: LabelTable,
+    file_ending: str,
+    *,
+    collapse: bool,
+    fix_affine: float = 0.0,
+) -> WrittenCase:
     """Read a case, prove that its files share one grid, and write it below `folder`.
 
     Args:
         collapse: write colour files with three equal channels as grey.
+        fix_affine: largest shear in degrees that is taken away.
 
     Raises:
         InputDataError: a file cannot be read, the grids differ, or a label value has no class.
     """
-    images = [_read_channels(path, collapse=collapse) for path in source.images]
+    images = [_read_channels(path, collapse=collapse, fix_affine=fix_affine) for path in source.images]
     grid = images[0].geometry
     moved = [_must_align(image.geometry, grid, path) for image, path in zip(images[1:], source.images[1:], strict=True)]
     channels = [replace(channel, geometry=grid) for image in images for channel in _split(image, file_ending)]
@@ -53,11 +62,12 @@ def write_case(folder: Path, source: CaseSource, table: LabelTable, file_ending:
     labels = {} if source.label is None else {f"labels{source.part}": source.label}
     labels |= {f"labels{source.part}_{observer}": path for observer, path in source.extra_labels.items()}
     for name, path in labels.items():
-        label = read_label(path) if table.threshold is None else collapse_grey(read_image(path))
+        read = read_label if table.threshold is None else read_image
+        label = collapse_grey(read(path, fix_affine=fix_affine))
         moved.append(_must_align(label.geometry, grid, path))
         _write_integers(folder / name, source.case, file_ending, table.apply(label.array, str(path)), grid)
     if source.mask is not None:
-        mask = read_label(source.mask)
+        mask = read_label(source.mask, fix_affine=fix_affine)
         moved.append(_must_align(mask.geometry, grid, source.mask))
         inside = (mask.array != 0).astype(np.uint8)
         _write_integers(folder / f"masks{source.part}", source.case, file_ending, inside, grid)
@@ -77,8 +87,8 @@ def make_colour(folder: Path, case: WrittenCase) -> None:
     write_image(path, replace(image, array=np.repeat(image.array[:1], 3, axis=0)))
 
 
-def _read_channels(path: Path, *, collapse: bool) -> Image:
-    image = read_image(path, channels_last_axis=True)
+def _read_channels(path: Path, *, collapse: bool, fix_affine: float) -> Image:
+    image = read_image(path, channels_last_axis=True, fix_affine=fix_affine)
     is_colour = path.suffix.lower() in _COLOUR_ENDINGS
     return collapse_grey(image) if collapse and is_colour else image
 

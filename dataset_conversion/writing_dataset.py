@@ -70,7 +70,8 @@ def write_dataset(
     with staged_folder(destination, overwrite=options.overwrite) as folder:
 
         def write(source: CaseSource) -> WrittenCase:
-            return write_case(folder, source, table, ending, collapse=declared.channel_names is None)
+            collapse = declared.channel_names is None
+            return write_case(folder, source, table, ending, collapse=collapse, fix_affine=options.fix_affine)
 
         written = for_all_cases(write, sources, options.workers)
         n_channels = _equal_channels(folder, written)

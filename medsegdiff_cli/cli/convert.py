@@ -52,6 +52,12 @@ def convert(
         list[str] | None, typer.Option("--channel", help="Channel name, in order; CT chooses CT normalisation.")
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Licence to record.")] = "",
+    fix_affine: Annotated[
+        bool, typer.Option("--fix-affine", help="Take the nearest rigid grid for images that are sheared a little.")
+    ] = False,
+    max_shear: Annotated[
+        float, typer.Option("--max-shear", min=0, max=45, help="Degrees of shear that --fix-affine may take away.")
+    ] = 1.0,
     file_ending: Annotated[str | None, typer.Option("--file-ending", help="Ending of all files written.")] = None,
     workspace: WorkspaceOption = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Files read and written at the same time.")] = 2,
@@ -87,6 +93,7 @@ def convert(
         seed=seed,
         test_as_unlabelled=test_as_unlabelled,
         channel_names=tuple(channel_names or ()),
+        fix_affine=max_shear if fix_affine else 0.0,
         file_ending=file_ending,
         workers=workers,
     )

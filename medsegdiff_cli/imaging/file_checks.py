@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from medsegdiff_cli.errors import InputDataError
-from medsegdiff_cli.imaging.inflating import GZIP_WINDOW_BITS, damaged, inflate_whole
+from medsegdiff_cli.imaging.inflating import GZIP_WINDOW_BITS, damaged, inflate_whole, read_stored
 from medsegdiff_cli.imaging.photo_checks import StoredFacts, check_bmp, check_jpeg, check_png
 from medsegdiff_cli.imaging.tiff_checks import check_tiff
 
@@ -57,7 +57,7 @@ def check_file(path: Path, ending: str, *, header_only: bool = False) -> StoredF
 
 
 def _check_meta_image(path: Path) -> StoredFacts:
-    stored = path.read_bytes()
+    stored = read_stored(path)
     marker = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*)\r?\n?", stored[:_LONGEST_HEADER_BYTES], re.MULTILINE)
     if marker is None:
         raise damaged("not a MetaImage file, or its header is cut off (no ElementDataFile)", path)
@@ -70,7 +70,7 @@ def _check_meta_image(path: Path) -> StoredFacts:
         fix = "convert to one .mha file"
         raise InputDataError(f"voxels in '{data_file}' instead of one file beside it", where=str(path), fix=fix)
     else:
-        voxels = memoryview((path.parent / data_file).read_bytes())
+        voxels = memoryview(read_stored(path.parent / data_file))
     try:
         n_values = _product(fields["DimSize"].split()) * int(fields.get("ElementNumberOfChannels", "1"))
         n_bytes = n_values * _META_BYTES[fields["ElementType"]]
@@ -88,7 +88,7 @@ def _check_meta_image(path: Path) -> StoredFacts:
 
 
 def _check_nrrd(path: Path) -> StoredFacts:
-    stored = path.read_bytes()
+    stored = read_stored(path)
     end = re.search(rb"\r?\n\r?\n", stored[:_LONGEST_HEADER_BYTES])
     if not stored.startswith(b"NRRD000") or end is None:
         raise damaged("not a NRRD file, or its header is cut off", path)

@@ -2,7 +2,8 @@
 
 A stream is whole when its end marker, checksum and length are there, nothing follows it, and it holds exactly
 the number of bytes that the image header announces. DEFLATE cannot expand more than 1032-fold (zlib's
-technical notes), so an absurd header is recognised before memory is taken.
+technical notes), so an absurd header is recognised before memory is taken. Empty images do reach that limit; what
+is both that dense and larger than `_LARGEST_DENSE_BYTES` is refused as a bomb.
 """
 
 import zlib
@@ -14,6 +15,8 @@ from medsegdiff_cli.errors import InputDataError
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW_BITS, ZLIB_WINDOW_BITS = 31, 15
 _LARGEST_EXPANSION = 1032
+_DENSE_EXPANSION, _LARGEST_DENSE_BYTES = 500, 3 << 29
+_BYTES_PER_BLOCK = 512
 _FEED_BYTES = 1 << 18
 _OUTPUT_BYTES = 1 << 22
 
@@ -21,6 +24,42 @@ _OUTPUT_BYTES = 1 << 22
 def damaged(what: str, path: Path) -> InputDataError:
     """Return the error for a file whose content is not what its header promises."""
     return InputDataError(what, where=str(path), fix="copy or export the file again from its source")
+
+
+def refuse_bomb(expanded_bytes: int, stored_bytes: int, path: Path) -> None:
+    """Refuse an image that would take gigabytes of memory for next to nothing in the file.
+
+    Raises:
+        InputDataError: it grows more than 500-fold, beyond 1.5 GiB.
+    """
+    if expanded_bytes > _LARGEST_DENSE_BYTES and expanded_bytes > _DENSE_EXPANSION * stored_bytes:
+        raise InputDataError(
+            f"{stored_bytes} stored bytes would become {expanded_bytes}: more than {_DENSE_EXPANSION}-fold",
+            where=str(path),
+            fix="check where the file comes from; an image that is really that empty can be stored uncompressed",
+        )
+
+
+def refuse_holes(path: Path) -> None:
+    """Refuse a file of gigabytes that takes next to no room on the disk: its holes would be read as zeros.
+
+    Raises:
+        InputDataError: more than 500 bytes are claimed for each that is there, and more than 1.5 GiB.
+    """
+    status = path.stat()
+    blocks = getattr(status, "st_blocks", None)
+    if blocks is not None:
+        refuse_bomb(status.st_size, blocks * _BYTES_PER_BLOCK, path)
+
+
+def read_stored(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        InputDataError: see `refuse_holes`.
+    """
+    refuse_holes(path)
+    return path.read_bytes()
 
 
 def inflate_start(compressed: bytes, n_bytes: int, path: Path) -> bytes:
@@ -47,6 +86,7 @@ def inflate_whole(compressed: bytes | memoryview, expected_bytes: int, path: Pat
         raise damaged(
             f"the header announces {expected_bytes} bytes, more than {len(compressed)} compressed bytes can hold", path
         )
+    refuse_bomb(expected_bytes, len(compressed), path)
     content = bytearray(expected_bytes)
     end = 0
     try:

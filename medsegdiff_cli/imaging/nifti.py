@@ -11,7 +11,14 @@ import numpy as np
 
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.image import Geometry, Image, largest_corner_distance_mm
-from medsegdiff_cli.imaging.inflating import GZIP_MAGIC, GZIP_WINDOW_BITS, damaged, inflate_start, inflate_whole
+from medsegdiff_cli.imaging.inflating import (
+    GZIP_MAGIC,
+    GZIP_WINDOW_BITS,
+    damaged,
+    inflate_start,
+    inflate_whole,
+    read_stored,
+)
 from medsegdiff_cli.imaging.nifti_header import (
     DATA_TYPES,
     LONGEST_HEADER_BYTES,
@@ -21,14 +28,15 @@ from medsegdiff_cli.imaging.nifti_header import (
 )
 
 _START_BYTES = 1 << 12
+# Of several small members in a row; a single one needs a thousandth at most.
+_MOST_GZIP_OVERHEAD = 2
+_SHORTEST_EXTENSION_BYTES = 8
 _LARGEST_NIFTI1_SIZE = 2**15 - 1
 
 
-def read_nifti(path: Path, *, channels_last_axis: bool, fix_affine: bool) -> Image:
+def read_nifti(path: Path, *, channels_last_axis: bool, fix_affine: float) -> Image:
     """Read a `.nii` or `.nii.gz` file; see `reading.read_image`."""
-    stored = path.read_bytes()
-    is_gzip = stored[:2] == GZIP_MAGIC
-    header = parse_header(inflate_start(stored[:_START_BYTES], LONGEST_HEADER_BYTES, path) if is_gzip else stored, path)
+    header, is_gzip = _read_header(path)
     geometry = geometry_of(header, path, fix_affine=fix_affine)
     if header.n_channels > 1 and not channels_last_axis:
         raise InputDataError(
@@ -36,24 +44,64 @@ def read_nifti(path: Path, *, channels_last_axis: bool, fix_affine: bool) -> Ima
             where=str(path),
             fix="split it into one file per channel (`msd convert decathlon` does it)",
         )
-    expected_bytes = header.offset_bytes + header.n_data_bytes
-    if is_gzip:
-        content: bytes | bytearray = inflate_whole(stored, expected_bytes, path, GZIP_WINDOW_BITS)
-    else:
-        content = stored
+    expected_bytes, found_bytes = header.offset_bytes + header.n_data_bytes, path.stat().st_size
+    if not is_gzip and found_bytes != expected_bytes:
+        raise damaged(f"the file holds {found_bytes} bytes where its header announces {expected_bytes}", path)
+    if is_gzip and found_bytes > _MOST_GZIP_OVERHEAD * expected_bytes + _START_BYTES:
+        raise damaged(f"{found_bytes} compressed bytes are too many for the {expected_bytes} that are announced", path)
+    stored = read_stored(path)
+    content = inflate_whole(stored, expected_bytes, path, GZIP_WINDOW_BITS) if is_gzip else stored
     del stored
     if len(content) != expected_bytes:
         raise damaged(f"the file holds {len(content)} bytes where its header announces {expected_bytes}", path)
+    _check_extensions(content[: header.offset_bytes], header, path)
     return Image(array=_voxels(content, header), geometry=geometry)
 
 
-def read_nifti_geometry(path: Path, *, fix_affine: bool) -> Geometry:
+def read_nifti_geometry(path: Path, *, fix_affine: float) -> Geometry:
     """Read the grid from the header alone."""
+    return geometry_of(_read_header(path)[0], path, fix_affine=fix_affine)
+
+
+def _read_header(path: Path) -> tuple[NiftiHeader, bool]:
+    """Return the header, and whether the file is compressed, as its name must say.
+
+    Raises:
+        InputDataError: an empty file, a name that tells something else, or a header that no valid image can have.
+    """
     with path.open("rb") as stream:
         start = stream.read(_START_BYTES)
-    if start[:2] == GZIP_MAGIC:
+    if not start:
+        raise damaged("the file is empty (0 bytes)", path)
+    is_gzip, is_called_gzip = start[:2] == GZIP_MAGIC, path.name.lower().endswith(".gz")
+    if is_gzip:
         start = inflate_start(start, LONGEST_HEADER_BYTES, path)
-    return geometry_of(parse_header(start, path), path, fix_affine=fix_affine)
+    header = parse_header(start, path)
+    if is_gzip != is_called_gzip:
+        raise InputDataError(
+            "the file is compressed, its name says it is not" if is_gzip else "the file is not compressed with gzip",
+            where=str(path),
+            fix=f"rename it to end in {'.nii.gz' if is_gzip else '.nii'}",
+        )
+    return header, is_gzip
+
+
+def _check_extensions(head: bytes | bytearray, header: NiftiHeader, path: Path) -> None:
+    """Walk over the header extensions, which are not used (they may name the patient) but must lie before the voxels.
+
+    Raises:
+        InputDataError: an extension shorter than its own head, or longer than the room there is.
+    """
+    position = header.fields.dtype.itemsize
+    length = np.dtype("i4").newbyteorder(header.fields.dtype["datatype"].byteorder)
+    if not any(head[position : position + 1]):
+        return
+    position += 4
+    while any(head[position:]):
+        n_bytes = int(np.frombuffer(head, length, 1, position)[0]) if len(head) - position >= length.itemsize else 0
+        if not _SHORTEST_EXTENSION_BYTES <= n_bytes <= len(head) - position:
+            raise damaged(f"a header extension of {n_bytes} bytes where {len(head) - position} are left", path)
+        position += n_bytes
 
 
 def nifti_bytes(array: np.ndarray, geometry: Geometry, *, compression_level: int | None) -> bytes:

@@ -5,6 +5,7 @@ one that ITK reads, so that an image has the same place in msd and in SimpleITK:
 micrometres scaled to millimetres, no axis flip when neither form is set.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,11 @@ import nibabel as nib
 import numpy as np
 
 from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.imaging.grid_checks import split_axes
 from medsegdiff_cli.imaging.image import Geometry
 from medsegdiff_cli.imaging.inflating import damaged
+
+log = logging.getLogger(__name__)
 
 LONGEST_HEADER_BYTES = 544
 DATA_TYPES = {
@@ -34,8 +38,6 @@ _BYTE_ORDERS: tuple[tuple[str, Literal["little", "big"]], ...] = (("<", "little"
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAGICS = {1: b"n+1\0", 2: b"n+2\0\r\n\x1a\n"}
 LARGEST_FORM_DISTANCE_VOXELS = 0.1
-# ITK takes 0.006 degrees and refuses 0.03 degrees.
-LARGEST_SHEAR_DEGREES = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,12 @@ def parse_header(start: bytes, path: Path) -> NiftiHeader:
     )
 
 
-def geometry_of(header: NiftiHeader, path: Path, *, fix_affine: bool = False) -> Geometry:
+def geometry_of(header: NiftiHeader, path: Path, *, fix_affine: float = 0.0) -> Geometry:
     """Return the grid of a checked header.
 
     Args:
-        fix_affine: replace a sheared affine by the nearest rigid grid, and prefer the sform where sform and qform
-            disagree; the result then no longer carries the file's own affine.
+        fix_affine: largest shear in degrees that gives way to the nearest rigid grid; above 0, the sform is also
+            preferred where sform and qform disagree. The result then no longer carries the file's own affine.
 
     Raises:
         InputDataError: the affine is not finite, not invertible or sheared, or sform and qform disagree.
@@ -128,7 +130,7 @@ def geometry_of(header: NiftiHeader, path: Path, *, fix_affine: bool = False) ->
     affine = flip @ affine_ras if affine_ras is not None else np.diag([*_pixdim(fields, header.shape_xyz, path), 1.0])
     scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
     axes, origin = _spatial_part(scale @ affine, n)
-    spacing, direction, rigid = _spacing_and_direction(axes, path, fix_affine)
+    spacing, direction, rigid = split_axes(axes, path, fix_affine)
     stored = np.abs(np.asarray(fields["pixdim"][1 : n + 1], dtype=float)) * unit_mm
     # pixdim is what ITK reports; the norm of a column differs from it by rounding only.
     spacing = stored if np.allclose(spacing, stored, rtol=1e-4, atol=0) else spacing
@@ -229,7 +231,7 @@ def _qform(fields: Any, shape_xyz: tuple[int, ...], path: Path) -> np.ndarray | 
 
 
 def _forms_agree(
-    sform: np.ndarray, qform: np.ndarray, shape_xyz: tuple[int, ...], path: Path, fix_affine: bool
+    sform: np.ndarray, qform: np.ndarray, shape_xyz: tuple[int, ...], path: Path, fix_affine: float
 ) -> bool:
     """Compare where both forms put the corners, in the shortest voxel edge of the qform."""
     n = len(shape_xyz)
@@ -237,7 +239,9 @@ def _forms_agree(
     difference = (sform - qform)[:n, :n] @ corners + (sform - qform)[:n, 3:]
     edge = np.linalg.norm(qform[:3, :n], axis=0).min()
     distance = float(np.linalg.norm(difference, axis=0).max() / edge)
-    if distance > LARGEST_FORM_DISTANCE_VOXELS and not fix_affine:
+    if distance > LARGEST_FORM_DISTANCE_VOXELS and fix_affine:
+        log.warning("%s: sform and qform place the image %.3g voxels apart; the sform is kept", path, distance)
+    elif distance > LARGEST_FORM_DISTANCE_VOXELS:
         raise InputDataError(
             f"sform and qform place the image {distance:.3g} voxels apart",
             where=str(path),
@@ -254,26 +258,6 @@ def _spatial_part(affine: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         left, _, right = np.linalg.svd(axes / np.where(lengths > 0, lengths, 1.0))
         axes = (left @ right) * lengths
     return axes, affine[:n, 3]
-
-
-def _spacing_and_direction(axes: np.ndarray, path: Path, fix_affine: bool) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Split axes into edges and direction cosines; the flag is false when a shear was removed."""
-    spacing = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(axes).all() or (spacing == 0).any() or abs(np.linalg.det(axes / spacing)) < 1e-3:
-        raise damaged(f"the affine cannot be inverted: {axes.tolist()}", path)
-    direction = axes / spacing
-    cosines = np.abs(direction.T @ direction - np.eye(len(axes)))
-    angle = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
-    if angle <= LARGEST_SHEAR_DEGREES:
-        return spacing, direction, True
-    if not fix_affine:
-        raise InputDataError(
-            f"the affine is sheared: its axes are {angle:.3g} degrees off a right angle",
-            where=str(path),
-            fix="convert with --fix-affine to take the nearest rigid grid, or resample the image",
-        )
-    left, _, right = np.linalg.svd(direction)
-    return spacing, left @ right, False
 
 
 def _kept_fields(header: NiftiHeader) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsegdiff_cli.errors import InputDataError
-from medsegdiff_cli.imaging.inflating import ZLIB_WINDOW_BITS, damaged, inflate_whole
+from medsegdiff_cli.imaging.inflating import ZLIB_WINDOW_BITS, damaged, inflate_whole, read_stored, refuse_bomb
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES_PER_PNG_COLOUR = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -35,7 +35,7 @@ class StoredFacts:
 
 def check_png(path: Path) -> StoredFacts:
     """Check every chunk's CRC, the end chunk and the length of the pixel stream."""
-    stored = path.read_bytes()
+    stored = read_stored(path)
     chunks = list(png_chunks(stored, path))
     head = chunks[0][1]
     if chunks[0][0] != b"IHDR" or len(head) != 13:
@@ -98,13 +98,13 @@ def palette_indices_as_grey(stored: bytes, path: Path) -> tuple[bytes, int]:
 
 def check_jpeg(path: Path) -> StoredFacts:
     """Check the size and the end marker; damage inside the scan has no checksum and stays unseen."""
-    stored = path.read_bytes()
+    stored = read_stored(path)
     if not stored.startswith(b"\xff\xd8"):
         raise damaged(f"not a JPEG file (it begins with {stored[:2]!r})", path)
     position, marker, has_frame = 2, 0, False
     while marker != _JPEG_SCAN:
-        segment = stored[position : position + 9]
-        if len(segment) < 9 or segment[0] != 0xFF:
+        segment = stored[position : position + 10]
+        if len(segment) < 10 or segment[0] != 0xFF:
             raise damaged("the JPEG file ends before its pixels (truncated or damaged)", path)
         marker = segment[1]
         if marker == 0xFF:
@@ -115,6 +115,7 @@ def check_jpeg(path: Path) -> StoredFacts:
             has_frame = True
             if not 0 < height * width <= _MOST_PIXELS_PER_JPEG_BYTE * len(stored):
                 raise damaged(f"absurd JPEG size {width} x {height} in {len(stored)} bytes", path)
+            refuse_bomb(height * width * segment[9], len(stored), path)
         position += 2 + int.from_bytes(segment[2:4], "big")
     # Inside the coded pixels 0xff is never followed by 0xd9.
     if not has_frame or stored.find(_JPEG_END, position) < 0:
@@ -124,7 +125,7 @@ def check_jpeg(path: Path) -> StoredFacts:
 
 def check_bmp(path: Path) -> StoredFacts:
     """Check that all rows are in the file."""
-    stored = path.read_bytes()
+    stored = read_stored(path)
     if not stored.startswith(b"BM") or len(stored) < 54:
         raise damaged("not a BMP file, or its header is cut off", path)
     offset, header_bytes, width, height, _, bits, compression = struct.unpack("<IIiiHHI", stored[10:34])

@@ -1,14 +1,16 @@
 """Read an image or a label of any supported format, or refuse it: never zeros for what is missing."""
 
+import errno
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from medsegdiff_cli.errors import InputDataError, ResourceError
+from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError
 from medsegdiff_cli.imaging.dicom import read_dicom_geometry, read_dicom_series
 from medsegdiff_cli.imaging.file_checks import check_file
+from medsegdiff_cli.imaging.grid_checks import sound_grid
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.itk import read_itk, read_itk_geometry
 from medsegdiff_cli.imaging.nifti import read_nifti, read_nifti_geometry
@@ -30,6 +32,8 @@ IMAGE_ENDINGS: tuple[str, ...] = (
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 _LARGEST_ROUNDING = 1e-3
+# The machine's trouble, not the file's: the next case would meet it as well.
+_MACHINE_ERRORS = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ESTALE)
 
 
 def ending_of(path: Path | str) -> str:
@@ -44,19 +48,19 @@ def case_name_of(path: Path | str) -> str:
     return name[: len(name) - len(ending_of(name))]
 
 
-def read_image(path: Path, *, channels_last_axis: bool = False, fix_affine: bool = False) -> Image:
+def read_image(path: Path, *, channels_last_axis: bool = False, fix_affine: float = 0.0) -> Image:
     """Read an image as (channel, *spatial) in the file's own dtype (scaled NIfTI: float32).
 
     A folder is read as one DICOM series. RGB gives 3 channels; an opaque alpha channel is dropped.
 
     Args:
         channels_last_axis: take the fourth axis of a NIfTI file (time, echo, modality) as channels.
-        fix_affine: replace a sheared NIfTI affine by the nearest rigid grid instead of refusing it.
+        fix_affine: largest shear in degrees that gives way to the nearest rigid grid instead of being refused.
 
     Raises:
         InputDataError: missing, unsupported, truncated, damaged or absurd file; NaN or infinite voxels;
-            a transparent alpha channel; more than three spatial axes.
-        ResourceError: the image does not fit into memory.
+            a transparent alpha channel; more than three spatial axes; a sheared grid.
+        ResourceError: the image does not fit into memory, or the disk fails.
     """
     path = Path(path)
     try:
@@ -70,7 +74,7 @@ def read_image(path: Path, *, channels_last_axis: bool = False, fix_affine: bool
     return image
 
 
-def read_label(path: Path, *, fix_affine: bool = False) -> Image:
+def read_label(path: Path, *, fix_affine: float = 0.0) -> Image:
     """Read a label map as (1, *spatial) of an integer dtype.
 
     Floats within 1e-3 of an integer are rounded; three equal colour channels count as one; the palette indices of
@@ -99,7 +103,7 @@ def read_label(path: Path, *, fix_affine: bool = False) -> Image:
     return replace(image, array=rounded.astype(np.int32))
 
 
-def read_geometry(path: Path, *, fix_affine: bool = False) -> Geometry:
+def read_geometry(path: Path, *, fix_affine: float = 0.0) -> Geometry:
     """Read the grid from the header alone, without proof that the voxels are whole.
 
     Raises:
@@ -108,11 +112,12 @@ def read_geometry(path: Path, *, fix_affine: bool = False) -> Geometry:
     path = Path(path)
     try:
         if path.is_dir():
-            return read_dicom_geometry(path)
+            return sound_grid(read_dicom_geometry(path), path, fix_affine)
         ending = _known_ending(path)
         if ending in NIFTI_ENDINGS:
             return read_nifti_geometry(path, fix_affine=fix_affine)
-        return _photo_geometry(read_itk_geometry(path), ending, check_file(path, ending, header_only=True), path)
+        facts = check_file(path, ending, header_only=True)
+        return _photo_geometry(read_itk_geometry(path), ending, facts, path, fix_affine)
     except OSError as error:
         raise _unreadable(error, path) from error
 
@@ -125,15 +130,17 @@ def collapse_grey(image: Image) -> Image:
     return replace(image, array=array[:1].copy())
 
 
-def _read(path: Path, *, channels_last_axis: bool, fix_affine: bool) -> Image:
+def _read(path: Path, *, channels_last_axis: bool, fix_affine: float) -> Image:
     if path.is_dir():
-        return read_dicom_series(path)
+        series = read_dicom_series(path)
+        return replace(series, geometry=sound_grid(series.geometry, path, fix_affine))
     ending = _known_ending(path)
     if ending in NIFTI_ENDINGS:
         return read_nifti(path, channels_last_axis=channels_last_axis, fix_affine=fix_affine)
     facts = check_file(path, ending)
     array, geometry = read_itk(path)
-    image = Image(array=_drop_opaque_alpha(array, path), geometry=_photo_geometry(geometry, ending, facts, path))
+    grid = _photo_geometry(geometry, ending, facts, path, fix_affine)
+    image = Image(array=_drop_opaque_alpha(array, path), geometry=grid)
     return collapse_grey(image) if facts.is_grey else image
 
 
@@ -152,7 +159,8 @@ def _read_palette_indices(path: Path) -> Image | None:
 
 def _known_ending(path: Path) -> str:
     if not path.exists():
-        raise InputDataError("file not found", where=str(path), fix="check the path")
+        what = "a link that leads nowhere, or in a circle" if path.is_symlink() else "file not found"
+        raise InputDataError(what, where=str(path), fix="check the path")
     ending = ending_of(path)
     if not ending:
         fix = f"supported: {', '.join(IMAGE_ENDINGS)} and folders with one DICOM series"
@@ -160,18 +168,21 @@ def _known_ending(path: Path) -> str:
     return ending
 
 
-def _unreadable(error: OSError, path: Path) -> InputDataError:
+def _unreadable(error: OSError, path: Path) -> MsdError:
+    if error.errno in _MACHINE_ERRORS:
+        fix = "check disk and network, then run the same command again"
+        return ResourceError(f"reading failed ({error.strerror})", where=str(path), fix=fix)
     return InputDataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check path and rights")
 
 
-def _photo_geometry(geometry: Geometry, ending: str, facts: StoredFacts, path: Path) -> Geometry:
-    """Take away the spacing of formats that know only printing resolutions."""
+def _photo_geometry(geometry: Geometry, ending: str, facts: StoredFacts, path: Path, fix_affine: float) -> Geometry:
+    """Take away the spacing of formats that know only printing resolutions; check that of the others."""
     if not 2 <= geometry.n_dims <= 3:
         fix = "split the image into volumes of three axes"
         raise InputDataError(f"the image has {geometry.n_dims} axes: {geometry.shape}", where=str(path), fix=fix)
     if ending in _PHOTO_ENDINGS or not facts.has_physical_spacing:
         return Geometry.plain(geometry.shape, has_physical_spacing=False)
-    return geometry
+    return sound_grid(geometry, path, fix_affine)
 
 
 def _drop_opaque_alpha(array: np.ndarray, path: Path) -> np.ndarray:

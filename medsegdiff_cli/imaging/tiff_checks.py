@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from medsegdiff_cli.errors import InputDataError
-from medsegdiff_cli.imaging.inflating import damaged
+from medsegdiff_cli.imaging.inflating import damaged, refuse_bomb, refuse_holes
 from medsegdiff_cli.imaging.photo_checks import StoredFacts
 
 _FORMATS = {
@@ -48,14 +48,15 @@ def check_tiff(path: Path) -> StoredFacts:
     Raises:
         InputDataError: a page, a table or a strip of pixels lies behind the end of the file.
     """
+    refuse_holes(path)
     with path.open("rb") as stream:
         if stream.seek(0, 2) < 8:
             raise damaged("not a TIFF file, or its header is cut off", path)
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as stored:
             try:
                 pages = _pages(stored, path)
-                for page in pages:
-                    _check_page(page, len(stored), path)
+                n_bytes = sum(_check_page(page, len(stored), path) for page in pages)
+                refuse_bomb(n_bytes, len(stored), path)
             except _Cut as error:
                 raise damaged("a table or strip lies behind the end of the TIFF file (truncated file)", path) from error
     first = pages[0]
@@ -114,7 +115,8 @@ def _page(stored: mmap.mmap, order: str, is_big: bool, place: int) -> tuple[dict
     return page, _unpack(stored, order + place_format, start + n_entries * entry_bytes)[0]
 
 
-def _check_page(page: dict[int, tuple[int, ...]], file_bytes: int, path: Path) -> None:
+def _check_page(page: dict[int, tuple[int, ...]], file_bytes: int, path: Path) -> int:
+    """Return the bytes of the page's pixels once they are proved to be there."""
     if _WIDTH not in page or _HEIGHT not in page:
         raise damaged("a page of the TIFF file has no size", path)
     bits = sum(page.get(_BITS, (1,)))
@@ -130,6 +132,7 @@ def _check_page(page: dict[int, tuple[int, ...]], file_bytes: int, path: Path) -
     largest = sum(lengths) * (1 if page.get(_COMPRESSION, (1,))[0] == _UNCOMPRESSED else _LARGEST_EXPANSION)
     if n_bytes < 1 or n_bytes > largest:
         raise damaged(f"the page announces {n_bytes:.0f} bytes of pixels, its strips hold {sum(lengths):.0f}", path)
+    return n_bytes
 
 
 def _is_measured(page: dict[int, tuple[int, ...]]) -> bool:

@@ -4,6 +4,8 @@ import importlib
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
+from nifti_files import VOXELS_XYZ, write_sheared
 from PIL import Image as Pil
 
 from medsegdiff_cli.errors import InputDataError, UsageError
@@ -85,3 +87,19 @@ def test_malformed_words_are_usage_errors(words, match):
 def test_a_missing_test_list_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="--test-list"):
         parse_options(test_list=tmp_path / "nothing.txt")
+
+
+@pytest.mark.fault("F34")
+def test_sheared_images_are_converted_on_demand_only(tmp_path, caplog):
+    source = tmp_path / "source"
+    label = np.ones(VOXELS_XYZ.shape, np.uint8)
+    write_sheared(source / "img" / "a.nii.gz", 0.8)
+    write_sheared(source / "lab" / "a.nii.gz", 0.8, label)
+    options = {"images": "img/*", "labels": "lab/*", "label_map": ["1:organ"]}
+    with pytest.raises(InputDataError, match=r"0\.8 degrees off"):
+        convert_dataset("folder", source, tmp_path / "Dataset001_A", parse_options(**options))
+    convert_dataset("folder", source, tmp_path / "Dataset001_A", parse_options(**options, fix_affine=1.0))
+    assert "a shear of 0.8 degrees was taken away" in caplog.text
+    image = sitk.ReadImage(str(tmp_path / "Dataset001_A" / "imagesTr" / "a_0000.nii.gz"))
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    assert np.allclose(direction.T @ direction, np.eye(3), atol=1e-6)
