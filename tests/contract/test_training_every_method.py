@@ -96,6 +96,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {**newest.tensors, **{f"last.{name}": tensor for name, tensor in last.tensors.items()}}
 
 
+@pytest.mark.fault("F97")
 @pytest.mark.parametrize("variant", as_parameters(variants(objectives=True)))
 def test_a_killed_training_equals_an_undisturbed_one_and_two_are_alike(variant, tmp_path):
     untouched = build(variant).state_dict()

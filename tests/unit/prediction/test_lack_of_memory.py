@@ -12,6 +12,7 @@ from medsegdiff_cli.prediction import case_steps
 from medsegdiff_cli.prediction.settings import OutputSettings
 
 
+@pytest.mark.fault("F61")
 def test_lack_of_device_memory_is_a_resource_error_that_names_the_case(monkeypatch):
     def refuse(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.\nmany more lines")

@@ -56,6 +56,7 @@ def signal_at(step: int, chosen: TrainingSettings, n_dims: int, number: int = si
     return make
 
 
+@pytest.mark.fault("F97")
 @pytest.mark.parametrize(
     ("n_dims", "changes", "network"),
     [
@@ -90,6 +91,7 @@ def test_bfloat16_and_channels_last_resume_exactly_too(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.fault("F97")
 def test_a_training_killed_between_checkpoints_repeats_the_lost_steps_exactly(tmp_path: Path) -> None:
     chosen = settings(400, validate_every_steps=100)
     train(toy(), tmp_path / "a", chosen)
@@ -134,6 +136,7 @@ def test_the_time_budget_saves_and_the_same_call_goes_on(tmp_path: Path) -> None
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.fault("F53")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_after_the_step_and_puts_the_handlers_back(tmp_path: Path, number: int) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -144,6 +147,7 @@ def test_a_signal_saves_after_the_step_and_puts_the_handlers_back(tmp_path: Path
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.fault("F53")
 def test_a_second_interrupt_acts_at_once(tmp_path: Path) -> None:
     def twice(start: int) -> Iterator[Batch]:
         for step, batch in enumerate(batches(12)(start), start):
@@ -247,6 +251,7 @@ def results_of_two_stages(folder: Path, make: Any = None) -> tuple[Toy, list[Sta
     return method, results
 
 
+@pytest.mark.fault("F97")
 def test_two_stages_resume_within_the_second(tmp_path: Path) -> None:
     expected, results = results_of_two_stages(tmp_path / "a")
     with pytest.raises(Interrupted, match="stage 'two'"):

@@ -39,6 +39,7 @@ def weights_printed(processes: list[subprocess.Popen[str]]) -> list[torch.Tensor
     return [torch.tensor([float(number) for number in out.split()]) for out, _ in outputs]
 
 
+@pytest.mark.fault("F98")
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 5])  # 5: the ranks' shares are unequal
 def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path, batch_size: int) -> None:
@@ -52,6 +53,7 @@ def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path, batch_si
         torch.testing.assert_close(saved[1].tensors[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.fault("F98")
 @pytest.mark.slow
 def test_a_rank_that_dies_is_noticed_and_the_next_start_goes_on(tmp_path: Path) -> None:
     undisturbed = weights_printed(start(tmp_path / "a", 2, 4))
@@ -68,6 +70,7 @@ def test_a_rank_that_dies_is_noticed_and_the_next_start_goes_on(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(undisturbed, resumed, strict=True))
 
 
+@pytest.mark.fault("F97")
 @pytest.mark.slow
 def test_a_training_killed_by_signal_9_resumes_exactly(tmp_path: Path) -> None:
     (undisturbed,) = weights_printed(start(tmp_path / "a", 1, 4))

@@ -71,6 +71,7 @@ def test_what_a_stage_does_not_train_stays_untouched_and_its_batch_norm_does_not
     assert {name.rpartition(".")[0] for name in saved.part("optimiser")} == {"head.weight", "head.bias"}
 
 
+@pytest.mark.fault("F94")
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_names_step_and_cases_and_keeps_the_last_checkpoint(
     tmp_path: Path, wrong: float
@@ -90,6 +91,7 @@ def test_a_loss_that_is_not_finite_stops_names_step_and_cases_and_keeps_the_last
     assert all(torch.isfinite(tensor).all() for tensor in saved.tensors.values())
 
 
+@pytest.mark.fault("F94")
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
     class RootOfZero(type(toy())):  # type: ignore[misc]
         def loss(self, batch: Batch, stage: Stage, noise: object) -> dict[str, torch.Tensor]:
