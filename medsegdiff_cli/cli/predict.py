@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from medsegdiff_cli.cli.shell import (
     verb,
 )
 from medsegdiff_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from medsegdiff_cli.prediction.predictor import PredictionReport
 
 
 @verb
@@ -68,6 +71,10 @@ def predict(
     ] = None,
     num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Split the cases into so many jobs.")] = 1,
     shard_id: Annotated[int, typer.Option("--shard-id", min=0, help="This job's number, from 0.")] = 0,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option("--merge", metavar="FOLDER", help="Predict nothing: collect this shard's cases (repeatable)."),
+    ] = None,
     print_slurm: Annotated[
         bool, typer.Option("--print-slurm", help="Print a SLURM job array script for --num-shards and stop.")
     ] = False,
@@ -83,7 +90,8 @@ def predict(
 ) -> None:
     """Segment images on their own grid; the same command again finishes what is missing.
 
-    Exit code 5 says that some cases failed (they are listed; the others are written), 3 that all did.
+    Exit code 5 says that some cases failed (they are listed; the others are written), 3 that all did. Jobs with the
+    same --num-shards may share OUTPUT; where each has its own, --merge brings them together and lists what is absent.
 
     Example: `msd predict supervised__3d new_patients/ segmentations/`
     """
@@ -97,6 +105,8 @@ def predict(
     one_of(checkpoint, ("best", "last"), "--checkpoint")
     one_of(fusion, ("mean", "majority"), "--fusion")
     models, source, output = split_arguments(arguments or [], source, output)
+    if merge and dry_run:
+        raise UsageError("--merge predicts nothing", where="--dry-run", fix="leave one of the two out")
     if print_slurm:
         typer.echo(slurm_script(num_shards, sys.argv), nl=False)
         return
@@ -127,6 +137,11 @@ def predict(
     say(f"{found} cases found, {len(prepared.cases)} in this job; {len(skipped)} files skipped", quiet)
     for path, reason in skipped[:20]:
         say(f"- skipped {path.name}: {reason}", quiet)
+    if merge:
+        from medsegdiff_cli.workflows.merge import run_merge
+
+        _print_report(run_merge(prepared, merge), output, json_output, quiet)
+        return
     if dry_run:
         from medsegdiff_cli.workflows.forecast import forecast_prediction
 
@@ -138,6 +153,10 @@ def predict(
             update(advance=1, note=f"{case} {outcome}")
 
         report = run_prediction(prepared, on_case)
+    _print_report(report, output, json_output, quiet)
+
+
+def _print_report(report: "PredictionReport", output: Path, json_output: bool, quiet: bool) -> None:
     if json_output:
         print_json({"schema_version": 1, "output": str(output), "written": report.written, "reused": report.reused})
     else:

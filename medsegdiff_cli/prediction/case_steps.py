@@ -69,19 +69,9 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
     Raises:
         InputDataError: the image cannot be used. UsageError: it was predicted under other settings.
     """
-    digests = {path.name: _digest(path) for path in case.images}
+    key, digests = key_of(job, case)
     mask_path = None if job.masks is None else _mask_of(job.masks, case.case)
-    if mask_path is not None:
-        digests[f"mask:{mask_path.name}"] = atomic.digest_of_file(mask_path)
     model = job.models[0]
-    key = atomic.digest_of_content(
-        {
-            "models": [model.digest for model in job.models],
-            "plan": model.plan.digest(),
-            "settings": key_content(job.inference, job.wanted),
-            "inputs": digests,
-        }
-    )
     if _is_done(job, case.case, key):
         return ReadCase(case, key, digests)
     image = read_channels(case.images, n_channels=model.method.task.in_channels)
@@ -92,6 +82,27 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
         )
     mask = None if mask_path is None else read_label(mask_path).array[0] > 0
     return ReadCase(case, key, digests, image, forward(image, job.transform, mask=mask))
+
+
+def key_of(job: PredictionJob, case: InputCase) -> tuple[str, dict[str, str]]:
+    """Return the key of a case's prediction, and the digests of its files that went into it.
+
+    Raises:
+        InputDataError: a file, or the case's mask, is missing.
+    """
+    digests = {path.name: _digest(path) for path in case.images}
+    if job.masks is not None:
+        mask_path = _mask_of(job.masks, case.case)
+        digests[f"mask:{mask_path.name}"] = atomic.digest_of_file(mask_path)
+    key = atomic.digest_of_content(
+        {
+            "models": [model.digest for model in job.models],
+            "plan": job.models[0].plan.digest(),
+            "settings": key_content(job.inference, job.wanted),
+            "inputs": digests,
+        }
+    )
+    return key, digests
 
 
 def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> tuple[ReadCase, RunningFusion | None]:
