@@ -8,6 +8,8 @@ from pathlib import Path
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
 DATASET_JSON = "dataset.json"
+LOCK = ".msd.lock"
+EVALUATION_LOCK = ".msd-evaluate.lock"
 SPLITS_JSON = "splits_final.json"
 FINGERPRINT_JSON = "fingerprint.json"
 PLANS_NAME = "plans"
@@ -17,6 +19,8 @@ RUN_RECIPE = "recipe.yaml"
 METRICS_JSONL = "metrics.jsonl"
 PROGRESS_PNG = "progress.png"
 TRAINING_LOG = "training.log"
+MANIFEST_JSON = "manifest.json"
+BUNDLE_SUFFIX = ".msd"
 CHECKPOINTS = "checkpoints"
 FEATURES = "features"
 VALIDATION = "validation"

@@ -3,8 +3,9 @@
 Shapes, spacings and strides are in the *transposed* axis order (`transpose[0]` is the axis of largest spacing).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -159,7 +160,11 @@ def stored_digest(path: Path) -> str:
 
     Settings that later versions add do not change it, a person's edits do.
     """
-    content = read_yaml(path)
+    return digest_as_stored(read_yaml(path))
+
+
+def digest_as_stored(content: Mapping[str, Any]) -> str:
+    """Return what `stored_digest` does, of a file's content."""
     return atomic.digest_of_content({key: content[key] for key in content if key != "explanation"})
 
 

@@ -31,6 +31,7 @@ class Sidecar(StrictModel):
     Attributes:
         key: sha256 over model, settings and input content; equal keys mean that the prediction can be reused.
         outputs: file name to sha256.
+        bundles: file name to sha256 of the bundles that models came from.
         volumes_ml: class to volume in millilitres (None without physical spacing); voxels: class to voxel count.
         agreement: mean over members of the Dice with the fused prediction, None with one member.
         member_agreement: class to the Dice pooled over all pairs of members (see `RunningFusion.pairwise_dice`), None
@@ -44,6 +45,7 @@ class Sidecar(StrictModel):
     input_digests: dict[str, str]
     outputs: dict[str, str]
     model_digests: tuple[str, ...]
+    bundles: dict[str, str] = Field(default_factory=dict)
     plan_digest: str
     msd_version: str
     command: str
@@ -61,6 +63,7 @@ class PredictionInfo(StrictModel):
 
     Attributes:
         classes: class name to the label values it consists of.
+        bundles: file name to sha256 of the bundles that models came from.
         settings: of inference; all cases of the folder share them. Empty in folders of versions that did not say.
         trained_on: labelled cases that one of the models was trained on; scores of them are said to be no test.
         notes: sentences to print beside every score, for example about test images seen in pretraining.
@@ -75,6 +78,7 @@ class PredictionInfo(StrictModel):
     source_label_values: dict[str, int | list[int]] = Field(default_factory=dict)
     models: tuple[str, ...]
     model_digests: tuple[str, ...]
+    bundles: dict[str, str] = Field(default_factory=dict)
     method: str
     config: str
     msd_version: str

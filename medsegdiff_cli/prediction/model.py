@@ -1,25 +1,27 @@
-"""Loading trained models: run folder -> method with its prediction weights, plan and provenance."""
+"""Loading trained models: run folder or bundle -> method with its prediction weights, plan and provenance."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from medsegdiff_cli import atomic
-from medsegdiff_cli.artifacts.checkpoint import checkpoint_exists, read_checkpoint
+from medsegdiff_cli.artifacts.bundle import is_bundle, opened_bundle
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.artifacts.plan import Plan, read_plan, stored_digest
-from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
-from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run
+from medsegdiff_cli.artifacts.fold_files import FoldFiles, FoldFolder
+from medsegdiff_cli.artifacts.plan import Plan, digest_as_stored
+from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
+from medsegdiff_cli.artifacts.run import RunRecord, find_folds
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.methods.base import Method, Trainable
 from medsegdiff_cli.methods.registry import find_trainable
-from medsegdiff_cli.paths import CHECKPOINTS, RUN_PLAN, RUN_RECIPE
+from medsegdiff_cli.paths import CHECKPOINTS, RUN_JSON, RUN_PLAN, RUN_RECIPE
 
 CheckpointName = Literal["best", "last"]
+_CANNOT_PREDICT = "train a method on it: msd finetune METHOD DATASET --from RUN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,9 @@ class LoadedModel:
 
     Attributes:
         digest: sha256 of the weights' file; the model's name in provenance.
+        folder: of the fold; BUNDLE.msd/fold_K in a bundle.
         checkpoint: which weights: "best" or "last".
+        bundle: sha256 of the bundle that it came from, "" for a run folder.
     """
 
     folder: Path
@@ -38,6 +42,12 @@ class LoadedModel:
     recipe: ResolvedRecipe
     digest: str
     checkpoint: str
+    bundle: str = ""
+
+
+def bundles_of(models: Sequence[LoadedModel]) -> dict[str, str]:
+    """Return file name and sha256 of the bundles that models came from, for provenance."""
+    return {model.folder.parent.name: model.bundle for model in models if model.bundle}
 
 
 def task_of(plan: Plan, config: str) -> Task:
@@ -74,7 +84,7 @@ def build_method(recipe: ResolvedRecipe, task: Task) -> Method:
         raise UsageError(
             f"'{recipe.method}' is a pretraining, which cannot predict",
             where="MODEL",
-            fix="train a method on it: msd finetune METHOD DATASET --from RUN",
+            fix=_CANNOT_PREDICT,
         )
     return built
 
@@ -85,15 +95,22 @@ def load_models(
     """Load every fold of every model; they must agree on task and preprocessing to be averaged.
 
     Args:
-        models: run folders (a fold, or its parent).
-        folds: fold names wanted of each parent; empty takes those found.
+        models: run folders (a fold, or its parent) and bundles.
+        folds: fold names wanted of each parent or bundle; empty takes those found.
         checkpoint: None takes what the run selects by.
 
     Raises:
         UsageError: no such model, or models of different tasks.
         IntegrityError: weights that are damaged or don't fit the recorded settings.
     """
-    loaded = [_load(folder, checkpoint, device) for model in models for folder in find_folds(model, folds)]
+    loaded: list[LoadedModel] = []
+    for model in models:
+        if is_bundle(model) and model.is_file():
+            with opened_bundle(model) as bundle:
+                for fold in bundle.folds(folds):
+                    loaded.append(replace(_load(fold, checkpoint, device), bundle=bundle.digest))
+        else:
+            loaded += [_load(FoldFolder(folder), checkpoint, device) for folder in find_folds(model, folds)]
     first = loaded[0]
     for other in loaded[1:]:
         if other.method.task.class_names != first.method.task.class_names or other.plan.labels != first.plan.labels:
@@ -108,35 +125,101 @@ def load_models(
     return loaded
 
 
-def _load(folder: Path, wanted: CheckpointName | None, device: torch.device) -> LoadedModel:
-    run = read_run(folder)
-    recipe = read_resolved_recipe(folder / RUN_RECIPE)
-    plan = read_plan(folder / RUN_PLAN)
-    if stored_digest(folder / RUN_PLAN) != run.plan_digest or stored_digest(folder / RUN_RECIPE) != run.recipe_digest:
+def _load(files: FoldFiles, wanted: CheckpointName | None, device: torch.device) -> LoadedModel:
+    fold = load_fold(files, wanted)
+    if not isinstance(fold.trainable, Method):
+        raise UsageError(
+            f"'{fold.run.method}' is a pretraining, which cannot predict", where=str(files.folder), fix=_CANNOT_PREDICT
+        )
+    return LoadedModel(
+        folder=files.folder,
+        method=fold.trainable.to(device).eval(),
+        run=fold.run,
+        plan=fold.plan,
+        recipe=fold.recipe,
+        digest=fold.digest,
+        checkpoint=fold.checkpoint,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedFold:
+    """One fold of a method or a pretraining with its weights, verified.
+
+    Attributes:
+        digest, checkpoint: see `LoadedModel`.
+    """
+
+    trainable: Trainable
+    run: RunRecord
+    plan: Plan
+    recipe: ResolvedRecipe
+    digest: str
+    checkpoint: str
+
+
+def load_fold(files: FoldFiles, wanted: CheckpointName | None = None) -> LoadedFold:
+    """Load a fold, which may come from anywhere: everything is data, and compared with what is recorded of it.
+
+    Raises:
+        UsageError: no such weights, an unknown method, or written by a newer msd.
+        IntegrityError: something is damaged, was changed, or does not fit.
+    """
+    run = validate(RunRecord, files.document(RUN_JSON), str(files.folder / RUN_JSON), IntegrityError)
+    contents = {name: files.document(name) for name in (RUN_PLAN, RUN_RECIPE)}
+    recipe = validate(ResolvedRecipe, contents[RUN_RECIPE], str(files.folder / RUN_RECIPE), IntegrityError)
+    plan = validate(Plan, contents[RUN_PLAN], str(files.folder / RUN_PLAN), IntegrityError)
+    digests = (digest_as_stored(contents[RUN_PLAN]), digest_as_stored(contents[RUN_RECIPE]))
+    if digests != (run.plan_digest, run.recipe_digest) or recipe.method != run.method:
         raise IntegrityError(
-            "plan.yaml or recipe.yaml was changed after training", where=str(folder), fix="restore the files"
+            "plan.yaml or recipe.yaml was changed after training", where=str(files.folder), fix="restore the files"
         )
     name = wanted or recipe.training.selection
-    path = folder / CHECKPOINTS / name
-    if not checkpoint_exists(path):
-        trained = [n for n in ("best", "last") if checkpoint_exists(folder / CHECKPOINTS / n)]
+    trained = files.checkpoints()
+    if name not in trained:
         raise UsageError(
             f"no checkpoint '{name}'",
-            where=str(folder),
+            where=str(files.folder),
             fix=f"available: {trained}" if trained else "run the same `msd train` again to finish the training",
         )
-    content = read_checkpoint(path)
-    method = build_method(recipe, task_of(plan, run.config))
-    try:
-        method.load_state_dict(content.part("model"))
-    except RuntimeError as error:
-        raise IntegrityError(f"the weights do not fit the recorded settings ({error})", where=str(path)) from None
-    return LoadedModel(
-        folder=folder,
-        method=method.to(device).eval(),
-        run=run,
-        plan=plan,
-        recipe=recipe,
-        digest=atomic.digest_of_file(path.with_suffix(".safetensors")),
-        checkpoint=name,
-    )
+    content = files.checkpoint(name)
+    where = str(files.folder / CHECKPOINTS / name)
+    if name == "last" and run.is_finished and run.weights_digest not in ("", content.digest):
+        raise IntegrityError("the weights are not those of run.json", where=where, fix="restore the files")
+    trainable = _filled(recipe, task_of(plan, run.config), content.part("model"), where)
+    return LoadedFold(trainable=trainable, run=run, plan=plan, recipe=recipe, digest=content.digest, checkpoint=name)
+
+
+def _filled(recipe: ResolvedRecipe, task: Task, state: Mapping[str, Tensor], where: str) -> Trainable:
+    """Build what a recipe describes and fill it with weights, which must be exactly those that it needs.
+
+    A network is made of nothing first, so that a recipe cannot ask for more memory than its weights take.
+
+    Raises:
+        IntegrityError: names the first tensor that is missing, too many, of another shape or type, or not finite.
+    """
+    with torch.device("meta"):
+        expected = build_trainable(recipe, task).state_dict()
+    for name in sorted({*expected, *state}):
+        found, needed = state.get(name), expected.get(name)
+        if found is None or needed is None:
+            problem = "is missing" if found is None else "is not part of the network"
+        elif found.shape != needed.shape or found.dtype != needed.dtype:
+            problem = f"is {_described(found)}, the recorded settings need {_described(needed)}"
+        elif found.is_floating_point() and not torch.isfinite(found).all():
+            problem = "holds numbers that are not finite"
+        else:
+            continue
+        raise IntegrityError(
+            f"the weights do not fit the recorded settings: tensor {name!r:.100} {problem}",
+            where=where,
+            fix="restore the file, or train again",
+        )
+    trainable = build_trainable(recipe, task)
+    trainable.load_state_dict(dict(state))
+    return trainable
+
+
+def _described(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape)) or "a single number"
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {shape}"
