@@ -27,7 +27,8 @@ class RunRecord(StrictModel):
     Attributes:
         fold: "0", "1", ... or "all".
         train_cases, val_cases: labelled cases used (after `--cases`), and the fold's validation cases.
-        unlabelled_test_overlap: copied from the dataset; printed beside every score when "allowed".
+        unlabelled_test_overlap: the dataset's word, where this run or the one it starts from saw unlabelled images;
+            printed beside every score when "allowed".
         validation_labels_used_for_selection: how many validation labels chose the weights.
         parent: run that `--from` took weights from, and its digest.
         window_batch, precision: measured or chosen once, then reused so that bytes are equal.

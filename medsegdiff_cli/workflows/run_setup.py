@@ -190,17 +190,11 @@ def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> 
 
 
 def _overlap_of(request: TrainRequest, dataset: DatasetFolder) -> str:
-    """Return the dataset's word on unlabelled test images, unless the pretraining was made under another.
-
-    A training that never sees an unlabelled image has nothing to confess.
-    """
-    stages = find_trainable(request.method).load().stages
-    if request.starts_from is None and all(stage.supervision == "full" for stage in stages):
-        return "refused"
-    if request.starts_from is not None and read_run(request.starts_from).dataset == dataset.name:
-        word = read_run(request.starts_from).unlabelled_test_overlap
-        return word if word == "allowed" else dataset.info.unlabelled_test_overlap
-    return dataset.info.unlabelled_test_overlap
+    """Return whether the run, or the one it starts from, was allowed to see this dataset's test images unlabelled."""
+    if any(stage.supervision != "full" for stage in find_trainable(request.method).load().stages):
+        return dataset.info.unlabelled_test_overlap
+    parent = None if request.starts_from is None else read_run(request.starts_from)
+    return parent.unlabelled_test_overlap if parent is not None and parent.dataset == dataset.name else "refused"
 
 
 def _plan_of(request: TrainRequest, dataset: DatasetFolder) -> Plan:

@@ -9,7 +9,7 @@ import torch
 from msd_shell import done, trained, write_oblique_source
 
 from medsegdiff_cli.artifacts.document import validate
-from medsegdiff_cli.methods.registry import find_method
+from medsegdiff_cli.methods.registry import find_trainable
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.workflows import plan, run_setup
 
@@ -20,7 +20,7 @@ def quick_training():
 
     def rough_bytes(method, task, settings, patch_size, batch_size, device):
         # As when memory is measured, settings that make no network are found before a run's folder is made.
-        method_class = find_method(method).load()
+        method_class = find_trainable(method).load()
         with torch.device("meta"):
             method_class(task, validate(method_class.Settings, dict(settings), f"settings of method '{method}'"))
         voxels = batch_size
