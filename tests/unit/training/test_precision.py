@@ -56,6 +56,22 @@ def test_emulated_bfloat16_is_granted_with_a_warning(
     assert "emulates bfloat16" in caplog.text
 
 
+@pytest.mark.fault("F96")
 def test_an_unknown_precision_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no precision 'half'"):
         resolve_precision("half", CPU)
+
+
+@pytest.mark.fault("F96")
+def test_the_lower_precision_does_not_underflow_where_float32_does_not() -> None:
+    """There is no float16 here, which would lose small gradients: bfloat16 has float32's exponents."""
+    small = torch.tensor([1e-37, 3e-30, 1e-8], requires_grad=True)
+    assert small.half().tolist()[:2] == [0, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        product = small[:, None] @ torch.ones(1, 1)
+    product.sum().backward()
+    assert product.dtype == torch.bfloat16
+    assert (product > 0).all()
+    assert (small.grad > 0).all()
+    with pytest.raises(UsageError, match="float16"):
+        resolve_precision("float16", torch.device("cpu"))
