@@ -66,9 +66,9 @@ def _check_meta_image(path: Path) -> StoredFacts:
     data_file = marker.group(1).decode("latin-1").strip()
     if data_file == "LOCAL":
         voxels = memoryview(stored)[marker.end() :]
-    elif data_file in ("", "LIST") or "%" in data_file or Path(data_file).name != data_file:
+    elif not _is_plain_name(data_file):
         fix = "convert to one .mha file"
-        raise InputDataError(f"voxels in '{data_file}' instead of one file beside it", where=str(path), fix=fix)
+        raise InputDataError(f"voxels in {data_file!r} instead of one file beside it", where=str(path), fix=fix)
     else:
         voxels = memoryview(read_stored(path.parent / data_file))
     try:
@@ -116,6 +116,11 @@ def _check_nrrd(path: Path) -> StoredFacts:
     else:
         raise InputDataError(f"NRRD encoding '{encoding}'", where=str(path), fix="use encoding raw or gzip")
     return StoredFacts()
+
+
+def _is_plain_name(name: str) -> bool:
+    """Say whether a header names one file beside it: no list, pattern or path."""
+    return name.isprintable() and name not in ("", "LIST") and "%" not in name and Path(name).name == name
 
 
 def _product(words: list[str]) -> int:

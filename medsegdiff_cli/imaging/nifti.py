@@ -134,9 +134,12 @@ def _voxels(content: bytes | bytearray, header: NiftiHeader) -> np.ndarray:
         native = header.dtype.newbyteorder("=")
         return stored.astype(native, copy=not (stored.flags.writeable and stored.flags.aligned))
     values: np.ndarray = np.empty(shape, dtype=np.float64 if header.dtype.itemsize == 8 else np.float32)
-    for channel in range(shape[0]):
-        for position in range(shape[1]):
-            values[channel, position] = stored[channel, position].astype(np.float64) * header.slope + header.intercept
+    # What overflows becomes infinite, and infinite voxels are refused.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for channel in range(shape[0]):
+            for position in range(shape[1]):
+                scaled = stored[channel, position].astype(np.float64) * header.slope + header.intercept
+                values[channel, position] = scaled
     return values
 
 

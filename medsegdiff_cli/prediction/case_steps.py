@@ -19,9 +19,9 @@ from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label
 from medsegdiff_cli.imaging.transform import Transformed, TransformSettings, forward
 from medsegdiff_cli.inference.fusion import RunningFusion
 from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
-from medsegdiff_cli.prediction.flags import flags_of
+from medsegdiff_cli.prediction.flags import flags_of, image_flags
 from medsegdiff_cli.prediction.inputs import InputCase
-from medsegdiff_cli.prediction.model import LoadedModel
+from medsegdiff_cli.prediction.model import LoadedModel, bundles_of
 from medsegdiff_cli.prediction.outputs import label_ending, write_case
 from medsegdiff_cli.prediction.settings import OutputSettings, key_content
 
@@ -80,6 +80,8 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
             f"the image has {image.geometry.n_dims} axes, the model was trained on {model.plan.n_dims_of_images}",
             where=str(case.images[0]),
         )
+    for flag in image_flags(image, model.plan.channels):
+        log.warning("case '%s': %s", case.case, flag)
     mask = None if mask_path is None else read_label(mask_path).array[0] > 0
     return ReadCase(case, key, digests, image, forward(image, job.transform, mask=mask))
 
@@ -164,6 +166,7 @@ def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, 
             input_digests=read.digests,
             outputs=outputs,
             model_digests=tuple(model.digest for model in job.models),
+            bundles=bundles_of(job.models),
             plan_digest=plan.digest(),
             msd_version=__version__,
             command=job.command,
@@ -173,7 +176,7 @@ def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, 
             volumes_ml={name: None if per_ml is None else count * per_ml for name, count in voxels.items()},
             agreement=agreement,
             member_agreement=_per_class(fusion.pairwise_dice(), scheme),
-            flags=flags_of(read.image.array, plan.channels, voxels, agreement),
+            flags=flags_of(read.image, plan.channels, voxels, agreement),
         ),
     )
     return "written"
