@@ -4,8 +4,6 @@ Everything goes to a hidden folder beside the destination, which takes the final
 """
 
 import logging
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medsegdiff_cli import __version__
+from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import DatasetJson, write_dataset_json
-from medsegdiff_cli.atomic import PART_SUFFIX
-from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
-from medsegdiff_cli.paths import DATASET_JSON
+from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.locks import locked
+from medsegdiff_cli.paths import DATASET_JSON, LOCK
 
 from .case_source import CaseSource
 from .contract import ConversionReport, Options
@@ -67,7 +65,8 @@ def write_dataset(
     ending = choose_file_ending([image for source in sources for image in source.images], options.file_ending)
     names = options.channel_names or declared.channel_names
     table = declared.table or table_of_map({1: "foreground"}, None)
-    with staged_folder(destination, overwrite=options.overwrite) as folder:
+    with new_dataset(destination, overwrite=options.overwrite) as folder:
+        atomic.require_space(folder, _least_bytes(sources), "the dataset")
 
         def write(source: CaseSource) -> WrittenCase:
             collapse = declared.channel_names is None
@@ -134,39 +133,36 @@ def for_all_cases(action: Callable[[Item], Result], items: Sequence[Item], worke
 
 
 @contextmanager
-def staged_folder(destination: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty hidden folder beside `destination`; it is renamed to it when the block ends without an error.
+def new_dataset(destination: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `destination`, which takes its name when the block ends without an error.
 
     Raises:
-        UsageError: the destination holds something and `overwrite` is False, or it is no dataset folder.
+        UsageError: the destination holds something and `overwrite` is False, or it is no dataset folder; or another
+            process is writing it.
+        ResourceError: the disk is full, read-only or fails.
     """
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        if not overwrite:
-            fix = "choose another --dataset or --name, or add --overwrite"
-            raise UsageError("the dataset exists already", where=str(destination), fix=fix)
-        if not (destination / DATASET_JSON).is_file():
-            fix = "only dataset folders are overwritten; move it away yourself"
-            raise UsageError("the destination exists and is no dataset folder", where=str(destination), fix=fix)
-    folder = destination.with_name(f".{os.getpid()}{PART_SUFFIX}.{destination.name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        fix = "choose a workspace in which you may write (--workspace)"
-        what = f"the dataset's folder cannot be made ({error.strerror})"
-        raise ResourceError(what, where=str(destination.parent), fix=fix) from error
-    try:
-        yield folder
-        if destination.exists():
-            old = destination.with_name(f".{os.getpid()}.old.{destination.name}")
-            destination.rename(old)
-            folder.rename(destination)
-            shutil.rmtree(old)
-        else:
-            folder.rename(destination)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with locked(destination.with_name(f"{LOCK}.{destination.name}")):
+        atomic.put_back(destination)
+        _refuse_occupied(destination, overwrite)
+        with atomic.staged_folder(destination) as folder:
+            yield folder
+
+
+def _refuse_occupied(destination: Path, overwrite: bool) -> None:
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not overwrite:
+        fix = "choose another --dataset or --name, or add --overwrite"
+        raise UsageError("the dataset exists already", where=str(destination), fix=fix)
+    if not (destination / DATASET_JSON).is_file():
+        fix = "only dataset folders are overwritten; move it away yourself"
+        raise UsageError("the destination exists and is no dataset folder", where=str(destination), fix=fix)
+
+
+def _least_bytes(sources: Sequence[CaseSource]) -> int:
+    """Return what the dataset takes at least: compressing halves most images that were not compressed."""
+    files = [path for source in sources for path in source.images]
+    return sum(path.stat().st_size for path in files if path.is_file()) // 2
 
 
 def _refuse_doubles(sources: Sequence[CaseSource]) -> None:

@@ -9,8 +9,6 @@ CASE.json            key (hash of inputs and plan), placement on the native grid
 ```
 """
 
-import contextlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ class StoredCase:
         properties: JSON content: `key`; `part`, `group`, `domain`; `placement`; `grid_spacing_mm`; `class_voxels`
             (class name to number of voxels on the grid, None without a label); `foreground_slices` (indices along
             the first axis of a 3D grid); `rounding_error_bound` (of the stored image, in normalised intensity);
-            `inputs` (digest, size and time of change of each file).
+            `inputs` (digest and stamp of each file).
     """
 
     case: str
@@ -63,7 +61,7 @@ class PreprocessedStore:
 
     def cases(self) -> list[str]:
         """Return the complete cases, sorted."""
-        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
+        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json") if path.name[0] != ".")
 
     def properties(self, case: str) -> dict[str, Any]:
         """Return the JSON content of a complete case."""
@@ -115,7 +113,7 @@ class PreprocessedStore:
             if array is None:
                 path.unlink(missing_ok=True)
                 continue
-            with atomic.staged(path) as temporary, temporary.open("wb") as stream:
+            with atomic.staged_stream(path) as stream:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
         self.write_properties(case, properties)
 
@@ -127,10 +125,3 @@ class PreprocessedStore:
         """Delete a case; it stops being complete before its arrays go."""
         for ending in (".json", ".npy", ".label.npy", ".foreground.npy"):
             (self.folder / f"{case}{ending}").unlink(missing_ok=True)
-
-    def remove_leftovers(self, *, unchanged_for_s: float = 600.0) -> None:
-        """Delete the temporary files of killed writers: those that nobody has written to for a while."""
-        for path in self.folder.glob(f".*{atomic.PART_SUFFIX}.*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > unchanged_for_s:
-                    path.unlink()

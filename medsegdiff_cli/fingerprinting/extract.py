@@ -78,7 +78,7 @@ def extract_fingerprint(
     fingerprint = _pool(dataset, ordered)
     write_fingerprint(cache, fingerprint)
     for path in (cache.parent / CASES_FOLDER).rglob("*.npz"):
-        if path not in ordered:
+        if path not in ordered and path.name[0] != ".":  # hidden ones belong to whoever is writing
             path.unlink(missing_ok=True)
     return fingerprint
 

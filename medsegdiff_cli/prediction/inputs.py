@@ -1,7 +1,7 @@
 """Which images to predict: a file, a folder or a list; what matched and what was skipped is said."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,20 @@ def _dicom_cases(folder: Path, children: Sequence[Path]) -> tuple[InputCase, ...
     if folders:
         return tuple(InputCase(case=child.name, images=(child,)) for child in folders)
     return (InputCase(case=folder.name, images=(folder,)),) if any(child.is_file() for child in children) else ()
+
+
+def require_other_folder(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output folder that holds one of the inputs, by whatever name or link it is called.
+
+    Raises:
+        UsageError: it does.
+    """
+    place = output.resolve()
+    for path in inputs:
+        if place in (path.absolute().parent.resolve(), path.resolve(), path.resolve().parent):
+            raise UsageError(
+                "OUTPUT is the folder of the input images", where=f"{output} and {path}", fix="name another folder"
+            )
 
 
 def shard(cases: Sequence[InputCase], num_shards: int, shard_id: int) -> tuple[InputCase, ...]:

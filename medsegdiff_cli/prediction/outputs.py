@@ -14,6 +14,8 @@ from medsegdiff_cli.imaging.writing import write_image, write_label
 from medsegdiff_cli.inference.fusion import RunningFusion, entropy
 from medsegdiff_cli.prediction.settings import OutputSettings
 
+# Folders of OUTPUT for what is written beside the label maps.
+MAP_FOLDERS = ("probabilities", "uncertainty", "members")
 _LOSSLESS = {".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff"}
 _HOLD_FLOATS = {".nii.gz", ".nii", ".nrrd", ".mha"}
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def write_volumes(folder: Path) -> None:
     """Write `volumes.csv` from all sidecars of a prediction folder: one row a case and class."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if path.name[0] != "."):
         sidecar = _sidecar(folder, path.stem)
         if sidecar is None:
             continue

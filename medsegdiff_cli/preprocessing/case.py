@@ -79,7 +79,7 @@ def demands_mask(settings: TransformSettings) -> bool:
 def is_up_to_date(job: CaseJob) -> bool:
     """Tell whether the stored entry is current, judged without reading any image.
 
-    A file counts as unchanged when size and time of change are those at which its digest was taken.
+    A file counts as unchanged when its stamp (see `_stamp`) is the one at which its digest was taken.
     """
     if job.store.key_of(job.case) is None:
         return False
@@ -179,11 +179,15 @@ def _is_unchanged(path: Path, known: dict[str, Any]) -> bool:
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Return size and time of change; None for a file that is missing or may still change."""
+    """Return what shows that a file was touched; None for one that is missing or may still change.
+
+    Size and time of change can be the same for two contents (archives may give all files one time). The system's own
+    time of the file's entry cannot be set: where it is another one, the content is looked at again.
+    """
     status = path.stat() if path.is_file() else None
     if status is None or time.time_ns() - status.st_mtime_ns < _SETTLED_AFTER_NS:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _digest(path: Path) -> str:

@@ -17,6 +17,9 @@ from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.diffusion.noise import stream_seed
 from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, ResourceError, did_you_mean
 from medsegdiff_cli.imaging.transform import grid_shape
+from medsegdiff_cli.leftovers import remove_leftovers
+from medsegdiff_cli.locks import locked
+from medsegdiff_cli.paths import LOCK
 from medsegdiff_cli.preprocessing.case import CaseJob, Outcome, demands_mask, is_up_to_date, preprocess_case
 from medsegdiff_cli.preprocessing.foreground import n_sampled_voxels
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
@@ -50,6 +53,7 @@ def preprocess(
     parts: Sequence[Part] = ("Tr", "Un"),
     cases: Collection[str] | None = None,
     workers: int = 0,
+    wait: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreprocessReport:
     """Bring the store up to date; what is current is left alone.
@@ -58,16 +62,31 @@ def preprocess(
         parts: parts of the dataset.
         cases: only these; None takes all.
         workers: processes; 0 works in this one.
+        wait: for another process that fills the store, instead of being refused; what is current needs no waiting.
         progress: called with (cases done, cases in all).
 
     Raises:
+        UsageError: another process fills the store.
         InputDataError: masks are missing that the plan needs, names are unknown or not unique, or every case failed.
         PartialFailure: some cases failed; the others are stored.
         ResourceError: memory or disk is full, or a worker was killed; the cases it was on are named.
     """
     jobs = _jobs(dataset, plan, config, store, parts, cases)
-    store.folder.mkdir(parents=True, exist_ok=True)
-    store.remove_leftovers()
+    if wait and cases is not None and all(is_up_to_date(job) for job in jobs):
+        return PreprocessReport(written=(), reused=tuple(sorted(job.case for job in jobs)), failed={})
+    with locked(store.folder / LOCK, wait=wait):
+        remove_leftovers(store.folder, alone=True)
+        return _bring_up_to_date(jobs, store, parts, cases, workers, progress)
+
+
+def _bring_up_to_date(
+    jobs: Sequence[CaseJob],
+    store: PreprocessedStore,
+    parts: Sequence[Part],
+    cases: Collection[str] | None,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> PreprocessReport:
     removed = [] if cases is not None else _remove_departed(store, parts, {job.case for job in jobs})
     reused = {job.case for job in jobs if is_up_to_date(job)}
     todo = [job for job in jobs if job.case not in reused]

@@ -35,12 +35,16 @@ class StageCheckpoints:
         self.folder, self.stage = folder, stage
 
     def save(self, tensors: Mapping[str, Tensor], counters: Counters, world_size: int) -> None:
-        """Write `step_NNNNNNNN`, then remove all step checkpoints but this one and the one before."""
+        """Write `step_NNNNNNNN`, then remove all step checkpoints but this one and the one before.
+
+        The one before is what a training goes on from when this one gets damaged.
+        """
         earlier = {name: outcome for name, outcome in self.finished().items() if name != self.stage}
         state = {"stage": self.stage, "finished": earlier, "counters": asdict(counters), "world_size": world_size}
         write_checkpoint(self.folder / f"step_{counters.step:08d}", tensors, state)
         kept = [path for path in self._steps() if _step_of(path) <= counters.step and _stage_of(path) == self.stage]
-        for path in self._steps():
+        # Weights without a header are what was being written, or removed, when a process was killed.
+        for path in {file.with_suffix("") for file in self.folder.glob("step_*") if file.suffix in (_HEADER, _WEIGHTS)}:
             if path not in kept[:_KEPT]:
                 _remove(path)
 
@@ -51,7 +55,7 @@ class StageCheckpoints:
             IntegrityError: there are some, but none is whole.
         """
         damage: IntegrityError | None = None
-        for path in self._steps():
+        for path in self._headers():
             if _stage_of(path) not in (self.stage, None):
                 continue
             try:
@@ -112,8 +116,12 @@ class StageCheckpoints:
 
     def _steps(self) -> list[Path]:
         """Return the complete step checkpoints, newest first."""
+        return [path for path in self._headers() if checkpoint_exists(path)]
+
+    def _headers(self) -> list[Path]:
+        """Return the step checkpoints that were complete once, newest first."""
         found = [path.with_suffix("") for path in self.folder.glob(f"step_*{_HEADER}")]
-        return sorted((path for path in found if checkpoint_exists(path)), key=_step_of, reverse=True)
+        return sorted(found, key=_step_of, reverse=True)
 
 
 def _header(path: Path) -> Any:

@@ -15,9 +15,11 @@ from medsegdiff_cli.evaluation.evaluate import evaluate_folder
 from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings
 from medsegdiff_cli.evaluation.summary import merge_scores
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.paths import (
     CROSS_VALIDATION,
     DATASET_JSON,
+    EVALUATION_LOCK,
     FOLD_PREFIX,
     SUMMARY_JSON,
     VALIDATION,
@@ -77,8 +79,19 @@ def evaluate_predictions(
     Raises:
         InputDataError: nothing to compare. PartialFailure: some cases could not be scored (the others are written).
         BelowDemandedScore: a demand is not met (the scores are written).
+        UsageError: another process is scoring them. ResourceError: the folder cannot be written.
     """
     info = read_prediction_info(request.predictions)
+    with locked(request.predictions / EVALUATION_LOCK):
+        return _evaluate(request, info, on_case, on_scores)
+
+
+def _evaluate(
+    request: EvaluateRequest,
+    info: PredictionInfo,
+    on_case: Callable[[str], None] | None,
+    on_scores: Callable[[Scores], None] | None,
+) -> Scores:
     pairs, settings = find_pairs(request, info), _settings(request, info)
     if request.grid == "plan":
         plan = find_plan(request.predictions, info, [pair.case for pair in pairs], request.workspace)

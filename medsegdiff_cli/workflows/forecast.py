@@ -114,13 +114,26 @@ def _training_memory(setup: RunSetup) -> str:
 
 
 def _training_disk(setup: RunSetup, n_parameters: int) -> str:
-    place, dataset = setup.request.workspace, setup.dataset.name
-    run = n_parameters * _WEIGHT_BYTES * _COPIES_ON_DISK
-    fingerprint = place.preprocessed / dataset / FINGERPRINT_JSON
-    store = "unknown"
-    if fingerprint.is_file():
-        store = format_bytes(forecast_store_bytes(read_fingerprint(fingerprint), setup.plan, setup.record.config))
-    return f"preprocessed images {store}, checkpoints {format_bytes(run)}; {_free(place.root)}"
+    known = store_bytes(setup)
+    store = "unknown" if known is None else format_bytes(known)
+    checkpoints = format_bytes(checkpoint_bytes(n_parameters))
+    return f"preprocessed images {store}, checkpoints {checkpoints}; {_free(setup.request.workspace.root)}"
+
+
+def checkpoint_bytes(n_parameters: int) -> int:
+    """Return what a run's checkpoints take on the disk."""
+    return n_parameters * _WEIGHT_BYTES * _COPIES_ON_DISK
+
+
+def store_bytes(setup: RunSetup) -> int | None:
+    """Return what the preprocessed cases of a run take on the disk; None when the dataset's fingerprint is gone."""
+    path = setup.request.workspace.preprocessed / setup.dataset.name / FINGERPRINT_JSON
+    if not path.is_file():
+        return None
+    fingerprint = read_fingerprint(path)
+    used = {*setup.record.train_cases, *setup.record.val_cases}
+    cases = tuple(case for case in fingerprint.cases if case.case in used)
+    return forecast_store_bytes(fingerprint.model_copy(update={"cases": cases}), setup.plan, setup.record.config)
 
 
 def _validation_windows(setup: RunSetup) -> int:

@@ -2,11 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from medsegdiff_cli import __version__
+from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.artifacts.plan import changed_keys
 from medsegdiff_cli.artifacts.prediction_folder import (
@@ -14,16 +15,19 @@ from medsegdiff_cli.artifacts.prediction_folder import (
     read_prediction_info,
     write_prediction_info,
 )
-from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.fusion import Fusion
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
+from medsegdiff_cli.leftovers import remove_leftovers
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.base import Sampling
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON
+from medsegdiff_cli.paths import DATASET_JSON, LOCK, PREDICTION_JSON
 from medsegdiff_cli.prediction.case_steps import PredictionJob
-from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, shard
-from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, load_models
+from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, require_other_folder, shard
+from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, bundles_of, load_models
+from medsegdiff_cli.prediction.outputs import MAP_FOLDERS, label_ending
 from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
 from medsegdiff_cli.prediction.settings import OutputSettings
 from medsegdiff_cli.prediction.volumes import write_volumes
@@ -37,6 +41,9 @@ log = logging.getLogger(__name__)
 # More voxels a call gain nothing on a CPU; on a GPU the default stays the same, for it is part of a result's bytes.
 _WINDOW_BATCH_VOXELS = 1 << 18
 _LARGEST_WINDOW_BATCH = 16
+_FLOAT_BYTES = 4
+# Compressing shrinks files by so much at best, in practice: what is refused for lack of space would not have fitted.
+_LABELS_SHRINK, _FLOATS_SHRINK = 20, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +78,8 @@ class PreparedPrediction:
     job: PredictionJob
     inputs: Inputs
     cases: tuple[InputCase, ...]
+    num_shards: int = 1
+    shard_id: int = 0
 
     def windows(self) -> int:
         """Return the number of network calls' windows over all cases, models, draws and mirrored versions."""
@@ -93,10 +102,10 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     sampling = replace(request.sampling, timesteps=chosen_timesteps(models, request.sampling.timesteps))
     first = models[0]
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
-    if request.output.exists() and request.source.exists() and _is_inside(request.source, request.output):
-        raise UsageError("OUTPUT is the folder of the input images", where=str(request.output), fix="name another")
     if request.masks is not None and not request.masks.is_dir():
         raise UsageError(f"'{request.masks}' is no folder", where="--masks", fix="give the folder that holds the masks")
+    taken = [path for case in inputs.cases for path in case.images]
+    require_other_folder(request.output, taken if request.masks is None else [*taken, request.masks / "mask"])
     transform = transform_settings(first.plan, first.run.config)
     if request.masks is None and uses_mask(transform) and (Path(first.run.dataset_path) / "masksTr").is_dir():
         log.warning("the model was trained with masks: name those of these images with --masks")
@@ -114,7 +123,8 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         workers=choose_workers(request.workers, device),
         command=command_line(),
     )
-    return PreparedPrediction(job, inputs, shard(inputs.cases, request.num_shards, request.shard_id))
+    cases = shard(inputs.cases, request.num_shards, request.shard_id)
+    return PreparedPrediction(job, inputs, cases, request.num_shards, request.shard_id)
 
 
 def chosen_timesteps(models: Sequence[LoadedModel], wanted: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -171,13 +181,49 @@ def inference_settings(model: LoadedModel, request: PredictRequest | None = None
 
 
 def run_prediction(prepared: PreparedPrediction, on_case: Callable[[str, str], None] | None = None) -> PredictionReport:
-    """Predict the prepared cases and write `prediction.json` and `volumes.csv`."""
+    """Predict the prepared cases and write `prediction.json` and `volumes.csv`.
+
+    Raises:
+        UsageError: the output is of other models or settings, or another process is writing it.
+        ResourceError: it cannot be written, or the disk is too full.
+        PartialFailure, InputDataError: some cases failed, or all did.
+    """
     job = prepared.job
-    write_info(job)
-    try:
-        return predict_cases(job, prepared.cases, on_case)
-    finally:
-        write_volumes(job.output)
+    with _output_of_its_own(prepared):
+        atomic.require_space(job.output, least_bytes(prepared), "the predictions")
+        _refuse_foreign_files(prepared)
+        write_info(job)
+        try:
+            return predict_cases(job, prepared.cases, on_case)
+        finally:
+            write_volumes(job.output)
+
+
+@contextmanager
+def _output_of_its_own(prepared: PreparedPrediction) -> Iterator[None]:
+    """Keep other processes out of the output, but those of other shards; remove what killed ones left there."""
+    output, shards = prepared.job.output, prepared.num_shards
+    with ExitStack() as stack:
+        stack.enter_context(locked(output / LOCK, shards=shards))
+        if shards > 1:
+            stack.enter_context(locked(output / f"{LOCK}.shard-{prepared.shard_id}-of-{shards}"))
+        for folder in (output, *(output / name for name in MAP_FOLDERS)):
+            remove_leftovers(folder, alone=shards == 1)
+        yield
+
+
+def least_bytes(prepared: PreparedPrediction) -> int:
+    """Return about how many bytes the missing cases will take when compressing makes them small; no fewer."""
+    job, task = prepared.job, prepared.job.models[0].method.task
+    n_floats = (task.n_classes if job.wanted.probabilities else 0) + bool(job.wanted.uncertainty)
+    n_labels = 1 + (job.inference.draws * len(job.models) if job.wanted.members else 0)
+    total = 0.0
+    for case in prepared.cases:
+        if not (job.output / f"{case.case}.json").is_file():
+            with suppress(InputDataError):  # what cannot be read is reported when its turn comes
+                voxels = math.prod(read_geometry(case.images[0]).shape)
+                total += voxels * (n_labels / _LABELS_SHRINK + n_floats * _FLOAT_BYTES / _FLOATS_SHRINK)
+    return int(total)
 
 
 def write_info(job: PredictionJob) -> None:
@@ -205,6 +251,21 @@ def write_info(job: PredictionJob) -> None:
     write_prediction_info(job.output, info)
 
 
+def _refuse_foreign_files(prepared: PreparedPrediction) -> None:
+    """Refuse to write over images that no prediction left: their folder has no `prediction.json`."""
+    job = prepared.job
+    if job.overwrite or (job.output / PREDICTION_JSON).is_file():
+        return
+    for case in prepared.cases:
+        path = job.output / f"{case.case}{job.ending or label_ending(case.images[0])}"
+        if path.exists():
+            raise UsageError(
+                f"OUTPUT holds a file '{path.name}' that is no prediction of msd",
+                where=str(job.output),
+                fix="choose another OUTPUT, or pass --overwrite to replace it",
+            )
+
+
 def info_of(job: PredictionJob) -> PredictionInfo:
     """Return what `msd evaluate` needs to know about the predictions."""
     first = job.models[0]
@@ -221,6 +282,7 @@ def info_of(job: PredictionJob) -> PredictionInfo:
         source_label_values=source_values,
         models=tuple(f"{model.folder.parent.name}/{model.folder.name}" for model in job.models),
         model_digests=tuple(model.digest for model in job.models),
+        bundles=bundles_of(job.models),
         method=first.run.method,
         config=first.run.config,
         msd_version=__version__,
@@ -255,8 +317,3 @@ def split_arguments(
 
 def _list(numbers: Sequence[int]) -> str:
     return ", ".join(str(number) for number in numbers)
-
-
-def _is_inside(source: Path, output: Path) -> bool:
-    folder = source if source.is_dir() else source.parent
-    return folder.resolve() == output.resolve()

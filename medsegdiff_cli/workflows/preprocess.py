@@ -19,6 +19,7 @@ from medsegdiff_cli.preprocessing.store import PreprocessReport, forecast_store_
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.workflows.forecast import duration_in_words
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset
+from medsegdiff_cli.workflows.preflight import require_store_space
 
 # An estimate: the file's own type, float32 twice while it is resampled, and the label.
 _BYTES_A_VOXEL = 16
@@ -40,12 +41,18 @@ def run_preprocess(
 ) -> tuple[Path, PreprocessReport]:
     """Fill the store, planning first when there is no plan.
 
+    Raises:
+        ResourceError: the disk is too full, or cannot be written. UsageError: another process fills the store.
+
     Returns:
         the store's folder and what happened to each case.
     """
     dataset, plan = _dataset_and_plan(request)
     config, _ = plan.configuration(request.config)
     folder = request.workspace.store_folder(dataset.name, plan.plans_name, config)
+    fingerprint = request.workspace.preprocessed / dataset.name / FINGERPRINT_JSON
+    if fingerprint.is_file():
+        require_store_space(folder, read_fingerprint(fingerprint), plan, config)
     report = preprocess(dataset, plan, config, PreprocessedStore(folder), workers=request.workers, progress=progress)
     return folder, report
 

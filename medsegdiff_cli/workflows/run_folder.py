@@ -11,7 +11,7 @@ from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_na
 from medsegdiff_cli.atomic import digest_of_content
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.methods.registry import is_pretraining
-from medsegdiff_cli.paths import FOLD_PREFIX, PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
+from medsegdiff_cli.paths import FOLD_PREFIX, LOCK, PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -58,12 +58,14 @@ def _ways_out(method: str) -> str:
 
 
 def clear_fold(folder: Path) -> None:
-    """Delete everything in a fold's folder but `run.json`, which the caller removes last; links are not followed.
+    """Delete everything in a fold's folder but its lock and `run.json`, which the caller removes last.
+
+    Links are not followed.
 
     In another order, a deletion that is interrupted would leave checkpoints in a folder that counts as new, and the
     next training there would go on from them.
     """
-    for path in [child for child in folder.iterdir() if child.name != RUN_JSON]:
+    for path in [child for child in folder.iterdir() if child.name not in (RUN_JSON, LOCK)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +15,11 @@ from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, write_run
 from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.diffusion.noise import NoiseSource
+from medsegdiff_cli.leftovers import remove_leftovers
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.base import Method, Objective, Stage, Trainable
 from medsegdiff_cli.networks.feature_cache import FeatureCache
-from medsegdiff_cli.paths import FEATURES, SAMPLES_PNG, TRAINING_LOG
+from medsegdiff_cli.paths import FEATURES, LOCK, SAMPLES_PNG, TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
 from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
@@ -25,6 +28,7 @@ from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
 from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
+from medsegdiff_cli.workflows.preflight import require_training_space
 from medsegdiff_cli.workflows.run_folder import open_run_folder
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
@@ -51,14 +55,18 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
 
     Raises:
         UsageError: the run folder holds other settings, or too little of the parent's weights fits; nothing is written.
+            Or another process trains it.
+        ResourceError: the disk cannot be written, or is too full.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
     cores_left = usable_cores() - setup.request.workers
-    with torch_threads(cores_left), join_team(setup.request.device) as team:
+    with torch_threads(cores_left), join_team(setup.request.device) as team, _run_of_its_own(setup, team):
         method = setup.new_trainable()
         parent = setup.request.starts_from
         if parent is not None and isinstance(method, Method):
             start = start_from(method, parent, min_coverage=setup.request.min_coverage)
+        if team.is_lead:
+            require_training_space(setup, store_of(setup).folder, method)
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
         # A resumed run keeps the precision that it began with.
         setup = replace(setup, record=record)
@@ -80,6 +88,17 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         finally:
             if handler is not None:
                 logs.remove(handler)
+
+
+@contextmanager
+def _run_of_its_own(setup: RunSetup, team: Team) -> Iterator[None]:
+    """Keep other processes out of the run's folder, and remove what killed ones left there."""
+    if not team.is_lead:
+        yield
+        return
+    with locked(setup.folder / LOCK):
+        remove_leftovers(setup.folder, alone=True, deep=True)
+        yield
 
 
 def _illustrate(objective: Objective, setup: RunSetup) -> None:
@@ -112,6 +131,7 @@ def _prepare(setup: RunSetup) -> tuple[RunRecord, PreprocessedStore]:
         parts=setup.parts,
         cases={*setup.record.train_cases, *setup.record.val_cases},
         workers=choose_workers(None) if setup.request.workers else 0,
+        wait=True,
     )
     if report.written:
         log.info("preprocessed %d cases (%d were there)", len(report.written), len(report.reused))

@@ -9,11 +9,11 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from small_store import AFFINE, plan_of, save, settle
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.fingerprint import CaseFingerprint, Fingerprint
-from medsegdiff_cli.artifacts.plan import Plan
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.errors import InputDataError, PartialFailure, ResourceError
 from medsegdiff_cli.imaging.image import Geometry, Image
@@ -21,64 +21,6 @@ from medsegdiff_cli.imaging.transform import Placement
 from medsegdiff_cli.imaging.writing import write_image, write_label
 from medsegdiff_cli.preprocessing.store import forecast_store_bytes, preprocess
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
-
-AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
-
-
-def plan_of(**changes: Any) -> Plan:
-    """3D at 2 mm, 1 mm, 1 mm, 2D on slices as they are."""
-    shared = {"median_shape_voxels": (6, 10, 8), "batch_size": 2, "strides": (), "batch_dice": False}
-    configurations = {
-        "3d": {**shared, "spacing_mm": (2.0, 1.0, 1.0), "patch_size_voxels": (4, 8, 8), "store_dtype": "float16"},
-        "2d": {**shared, "spacing_mm": (None, 1.0, 1.0), "patch_size_voxels": (8, 8)},
-    }
-    content = {
-        "dataset": "Dataset001_Phantom",
-        "fingerprint_digest": "0",
-        "file_ending": ".nii.gz",
-        "labels": {"background": 0, "a": 100, "b": 200},
-        "channels": [{"name": "T1", "normalisation": "zscore"}],
-        "geometry": "spacing",
-        "transpose": (0, 1, 2),
-        "crop": "none",
-        "default_config": "3d",
-        "memory_bytes": 1,
-        "configurations": configurations,
-    }
-    return Plan.model_validate({**content, **changes})
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    """Write a NIfTI whose array is (z, y, x); the time of change lies in the past, as in a dataset."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array.T, AFFINE), path)
-    settle(path)
-
-
-def settle(path: Path, seconds_ago: float = 100) -> None:
-    then = path.stat().st_mtime - seconds_ago
-    os.utime(path, (then, then))
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> DatasetFolder:
-    """Three labelled volumes, one unlabelled."""
-    folder, rng = tmp_path / "Dataset001_Phantom", np.random.default_rng(0)
-    for name, part in (("a", "Tr"), ("b", "Tr"), ("c", "Tr"), ("u", "Un")):
-        save(folder / f"images{part}" / f"{name}_0000.nii.gz", rng.normal(size=(6, 10, 8)).astype(np.float32))
-        if part == "Tr":
-            label = np.zeros((6, 10, 8), np.uint8)
-            label[1:3, 2:6, 2:5], label[4, 6:9, 4:7] = 100, 200
-            save(folder / "labelsTr" / f"{name}.nii.gz", label)
-    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 100, "b": 200}, "numTraining": 3}
-    content |= {"file_ending": ".nii.gz", "groups": {"a": "patient 1"}, "domains": {"a": "scanner 1"}}
-    atomic.write_json(folder / "dataset.json", content)
-    return open_dataset(folder)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> PreprocessedStore:
-    return PreprocessedStore(tmp_path / "store")
 
 
 def test_an_entry_holds_image_label_and_how_to_go_back(dataset: DatasetFolder, store: PreprocessedStore) -> None:
@@ -223,19 +165,6 @@ def test_a_writer_that_dies_leaves_no_valid_entry(
     assert store.key_of("a") is None
     assert "a" not in store.cases()
     assert preprocess(dataset, plan_of(), "3d", store).written == ("a",)
-
-
-def test_old_temporary_files_are_removed_and_fresh_ones_are_left(
-    dataset: DatasetFolder, store: PreprocessedStore
-) -> None:
-    store.folder.mkdir()
-    old, fresh = store.folder / ".1.part.a.npy", store.folder / ".2.part.b.npy"
-    for path in (old, fresh):
-        path.write_bytes(b"")
-    settle(old, 10_000)
-    preprocess(dataset, plan_of(), "3d", store, cases=["a"])
-    assert not old.exists()
-    assert fresh.exists()
 
 
 def test_an_entry_with_a_missing_array_is_written_again(dataset: DatasetFolder, store: PreprocessedStore) -> None:
