@@ -53,7 +53,7 @@ def delete_run(
         UsageError: no such run, several of that name, or a link instead of a folder.
     """
     folder = _find(name, workspace, dataset)
-    size = format_bytes(_bytes_below(folder))
+    size = format_bytes(bytes_below(folder))
     if confirm is not None and not confirm(f"delete {folder} ({size})?"):
         return folder, ""
     _remove(folder)
@@ -79,7 +79,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    size = _bytes_below(folder)
+    size = bytes_below(folder)
     row = {
         "dataset": folder.parent.parent.name,
         "run": folder.parent.name,
@@ -145,12 +145,13 @@ def _validation_dice(summary: Path) -> float | None:
     return None if dice is None else float(dice)
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Return the bytes of all files below; links count as themselves, so nothing outside is looked at."""
-    return sum(path.lstat().st_size for path in _files_below(folder))
+    return sum(path.lstat().st_size for path in files_below(folder))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, links as themselves."""
     for parent, _, names in os.walk(folder, followlinks=False):
         for name in names:
             yield Path(parent) / name
