@@ -17,6 +17,7 @@ from medsegdiff_cli.cli.shell import (
     WorkersOption,
     WorkspaceOption,
     one_of,
+    parse_duration,
     print_forecast,
     print_json,
     progress_bar,
@@ -81,6 +82,9 @@ def predict(
     seed: SeedOption = 0,
     device: DeviceOption = None,
     workers: WorkersOption = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Begin no case after so long, e.g. 6h, and exit 7.")
+    ] = None,
     workspace: WorkspaceOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
@@ -130,6 +134,7 @@ def predict(
             seed=seed,
             device=device,
             workers=workers,
+            max_time_s=parse_duration(max_time, "--max-time"),
             overwrite=overwrite,
         )
     )

@@ -38,6 +38,7 @@ class PredictionJob:
         ending: of label maps; None takes each input's own.
         overwrite: predict again what exists under other settings.
         workers: 0 reads, computes and writes in turn; more overlaps them.
+        max_time_s: no further case is begun after so many seconds; None has no end.
     """
 
     models: Sequence[LoadedModel]
@@ -49,6 +50,7 @@ class PredictionJob:
     ending: str | None = None
     overwrite: bool = False
     workers: int = 1
+    max_time_s: float | None = None
     command: str = ""
 
 

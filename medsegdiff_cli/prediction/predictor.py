@@ -1,13 +1,14 @@
 """The predictor: case after case, reading the next and writing the last while the current one computes."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, ResourceError, UsageError
+from medsegdiff_cli.errors import InputDataError, MsdError, NotFinished, PartialFailure, ResourceError, UsageError
 from medsegdiff_cli.prediction.case_steps import PredictionJob, compute_case, read_case, write_predicted_case
 from medsegdiff_cli.prediction.inputs import InputCase
 
@@ -34,10 +35,17 @@ def predict_cases(
     Raises:
         UsageError: a case exists under other settings and `overwrite` is not set.
         ResourceError: the disk is full or the like; every further case would fail as well.
+        NotFinished: the job's time is used up before the last case; the case under way was finished.
         PartialFailure: some cases failed. InputDataError: all did.
     """
     report = PredictionReport()
-    for case, outcome in _outcomes(job, cases):
+    end = None if job.max_time_s is None else time.monotonic() + job.max_time_s
+
+    def is_over() -> bool:
+        # What is there already costs nothing: at least one case is worked on, or the same command would never end.
+        return end is not None and time.monotonic() > end and bool(report.written or report.failed)
+
+    for case, outcome in _outcomes(job, cases, is_over):
         try:
             name = outcome.result()
             getattr(report, name).append(case.case)
@@ -49,6 +57,7 @@ def predict_cases(
             log.error("case '%s' failed: %s", case.case, error)
         if on_case is not None:
             on_case(case.case, name)
+    _require_end(job, cases, report)
     if report.failed:
         kind = PartialFailure if report.written or report.reused else InputDataError
         raise kind(
@@ -59,7 +68,20 @@ def predict_cases(
     return report
 
 
-def _outcomes(job: PredictionJob, cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, "Future[str]"]]:
+def _require_end(job: PredictionJob, cases: Sequence[InputCase], report: PredictionReport) -> None:
+    done = len(report.written) + len(report.reused) + len(report.failed)
+    if done < len(cases):
+        failed = f"; failed: {', '.join(sorted(report.failed)[:10])}" if report.failed else ""
+        raise NotFinished(
+            f"the time is used up: {len(cases) - done} of {len(cases)} cases are left{failed}",
+            where=str(job.output),
+            fix="run the same command again; finished cases are kept",
+        )
+
+
+def _outcomes(
+    job: PredictionJob, cases: Sequence[InputCase], is_over: Callable[[], bool]
+) -> Iterator[tuple[InputCase, "Future[str]"]]:
     """Yield the cases in order with the future of their last step; one case is read and one written ahead."""
     ahead = 1 if job.workers else 0
     computer = _Inline()
@@ -68,6 +90,8 @@ def _outcomes(job: PredictionJob, cases: Sequence[InputCase]) -> Iterator[tuple[
         writing: deque[tuple[InputCase, Future[str]]] = deque()
         waiting = iter(cases)
         for case in cases:
+            if is_over():
+                break
             while len(reading) <= ahead and (following := next(waiting, None)) is not None:
                 reading.append(reader.submit(read_case, job, following))
             computed = computer.submit(compute_case, job, reading.popleft())

@@ -68,6 +68,7 @@ class PredictRequest:
     seed: int = 0
     device: str | None = None
     workers: int | None = None
+    max_time_s: float | None = None
     overwrite: bool = False
 
 
@@ -121,6 +122,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         masks=request.masks,
         overwrite=request.overwrite,
         workers=choose_workers(request.workers, device),
+        max_time_s=request.max_time_s,
         command=command_line(),
     )
     cases = shard(inputs.cases, request.num_shards, request.shard_id)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medsegdiff_cli.errors import InputDataError, PartialFailure, ResourceError, UsageError
+from medsegdiff_cli.errors import InputDataError, NotFinished, PartialFailure, ResourceError, UsageError
 from medsegdiff_cli.prediction import predictor
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.predictor import predict_cases
@@ -34,8 +34,8 @@ def steps(monkeypatch):
     return seen
 
 
-def job(workers):
-    return SimpleNamespace(workers=workers, output=Path("out"))
+def job(workers, max_time_s=None):
+    return SimpleNamespace(workers=workers, output=Path("out"), max_time_s=max_time_s)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -106,3 +106,35 @@ def test_a_full_disk_is_not_repeated_for_every_case(steps):
     steps.errors = {("write", case.case): ResourceError("the disk is full") for case in CASES}
     with pytest.raises(ResourceError, match="the disk is full"):
         predict_cases(job(0), CASES)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Ten seconds a look at the clock."""
+    now = SimpleNamespace(s=0.0)
+
+    def look():
+        now.s += 10
+        return now.s
+
+    monkeypatch.setattr(predictor, "time", SimpleNamespace(monotonic=look))
+
+
+@pytest.mark.usefixtures("clock")
+def test_when_time_is_up_no_case_is_begun_and_the_left_ones_are_counted(steps):
+    with pytest.raises(NotFinished, match="4 of 6 cases are left"):
+        predict_cases(job(0, max_time_s=25), CASES)
+    assert [case for step, case in steps.events if step == "write"] == ["c0", "c1"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_one_case_is_worked_on_however_short_the_time_and_failed_ones_are_named(steps):
+    steps.errors = {("read", "c0"): InputDataError("cut short")}
+    with pytest.raises(NotFinished, match="5 of 6 cases are left; failed: c0"):
+        predict_cases(job(0, max_time_s=1e-3), CASES)
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_is_there_already_costs_no_time(steps, monkeypatch):
+    monkeypatch.setattr(predictor, "write_predicted_case", lambda job, computing: computing.result() and "reused")
+    assert predict_cases(job(0, max_time_s=1), CASES).reused == [case.case for case in CASES]
