@@ -119,6 +119,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy the bytes of `source` to `path` atomically."""
+    with staged(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to `path` atomically."""
     write_bytes(path, text.encode())
