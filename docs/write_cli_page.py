@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.models import ArgumentInfo
 
-from medsegdiff_cli.cli.app import app
+from medsegdiff_cli.cli.app import all_commands
 
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# Commands
@@ -21,12 +21,10 @@ Every command also takes `--help` (`-h`).
 
 def cli_page() -> str:
     """Return the page's text: for each command its help and a table of arguments and options."""
-    return HEAD + "".join(_section(command.name, command.callback) for command in app.registered_commands)
+    return HEAD + "".join(_section(name, function) for name, function in all_commands().items())
 
 
-def _section(name: str | None, function: Callable[..., Any] | None) -> str:
-    assert name
-    assert function
+def _section(name: str, function: Callable[..., Any]) -> str:
     hints = typing.get_type_hints(function, include_extras=True)
     arguments, rows = [], []
     for parameter in inspect.signature(function).parameters.values():

@@ -1,13 +1,14 @@
 """The `msd` application: every verb, in the order of the pipeline."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from medsegdiff_cli.cli import (
+    bundle,
     check,
     compare,
     convert,
@@ -94,3 +95,15 @@ for verb in (
     demo.demo,
 ):
     app.command(name=verb.__name__)(verb)
+app.add_typer(bundle.bundle, name="bundle")
+
+
+def all_commands() -> dict[str, Callable[..., Any]]:
+    """Return every command's function by the words that call it: `train`, `bundle export`."""
+    groups = [("", app), *((f"{info.name} ", info.typer_instance) for info in app.registered_groups)]
+    return {
+        f"{prefix}{command.name}": command.callback
+        for prefix, group in groups
+        for command in (group.registered_commands if group else ())
+        if command.callback
+    }

@@ -44,7 +44,9 @@ from medsegdiff_cli.cli.train import (
 @verb
 def finetune(
     method: MethodArgument,
-    parent: Annotated[str, typer.Option("--from", metavar="RUN", help="Run (or one of its folds) to start from.")],
+    parent: Annotated[
+        str, typer.Option("--from", metavar="RUN", help="Run, one of its folds, or bundle to start from.")
+    ],
     dataset: DatasetArgument = None,
     dataset_option: DatasetOption = None,
     config: ConfigOption = None,
@@ -78,33 +80,34 @@ def finetune(
     Example: `msd finetune supervised 12 --from supervised__2d --cases 6`
     """
     from medsegdiff_cli.paths import open_workspace
-    from medsegdiff_cli.workflows.run_folder import find_parent
+    from medsegdiff_cli.workflows.bundle import opened_parent
 
-    train_fold(
-        {
-            "method": method,
-            "dataset": one_dataset(dataset, dataset_option),
-            "config": config,
-            "cases": cases,
-            "count": count,
-            "scale": scale,
-            "preset": preset,
-            "recipe": recipe,
-            "plans_name": plans_name,
-            "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
-            "selection": selection,
-            "seed": seed,
-            "name": name,
-            "parent": find_parent(parent, open_workspace(workspace), fold),
-            "min_coverage": min_coverage,
-            "max_time_s": parse_duration(max_time, "--max-time"),
-            "overwrite": overwrite,
-        },
-        fold=fold,
-        device=device,
-        workers=workers,
-        workspace=workspace,
-        dry_run=dry_run,
-        json_output=json_output,
-        quiet=quiet,
-    )
+    with opened_parent(parent, open_workspace(workspace), fold) as folder:
+        train_fold(
+            {
+                "method": method,
+                "dataset": one_dataset(dataset, dataset_option),
+                "config": config,
+                "cases": cases,
+                "count": count,
+                "scale": scale,
+                "preset": preset,
+                "recipe": recipe,
+                "plans_name": plans_name,
+                "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
+                "selection": selection,
+                "seed": seed,
+                "name": name,
+                "parent": folder,
+                "min_coverage": min_coverage,
+                "max_time_s": parse_duration(max_time, "--max-time"),
+                "overwrite": overwrite,
+            },
+            fold=fold,
+            device=device,
+            workers=workers,
+            workspace=workspace,
+            dry_run=dry_run,
+            json_output=json_output,
+            quiet=quiet,
+        )
