@@ -8,7 +8,7 @@ import pytest
 
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.paths import Workspace
-from medsegdiff_cli.planning.advice import DataCounts, advise
+from medsegdiff_cli.planning.advice import OWN_TRIAL, DataCounts, advise
 from medsegdiff_cli.workflows import plan
 
 TEDM, SUPERVISED = "`msd train tedm 11`", "`msd train supervised 11`"
@@ -47,7 +47,7 @@ def test_each_branch_tells_its_evidence() -> None:
     # Table 1, JSRT: 93.1 - 84.4 with one label, 96.6 - 95.3 with twelve.
     assert "8.7 to 1.3 Dice points on the same scanner" in _advice(6, 5000)
     assert "evidence is thin between 100 and 1000" in _advice(6, 300)
-    assert "0.925 against 0.915" in _advice(6, 128)
+    assert "level on like images (Dice 0.903 and 0.910)" in _advice(6, 128)
     assert "too few" in _advice(6, 20)
     # Table 3: 89.6 - 85.1 and 69.5 - 59.8.
     assert "4.5 Dice points behind with 34 000 brain volumes, 9.7 behind with 33 tumour patients" in _advice(100, 5000)
@@ -105,3 +105,11 @@ def test_a_plan_says_which_method_for_its_own_data(
     said = " ".join(report.plan.explanation)
     assert "Which method: `msd train supervised Dataset001_Phantom` first. You have 2 labelled" in said
     assert "also of B, without labels there" in said
+
+
+def test_the_own_trial_is_that_of_the_results_page() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    for column, (tedm, supervised) in enumerate(OWN_TRIAL.values(), 3):
+        for method, score in (("tedm", tedm), ("supervised", supervised)):
+            (row,) = [line for line in page.splitlines() if line.startswith(f"| 6 | `{method}` | recommended |")]
+            assert row.split("|")[column + 1].strip().startswith(f"**{score:.3f}**")
