@@ -63,8 +63,9 @@ class LabelScheme:
         found, inverse = np.unique(label, return_inverse=True)
         unknown = sorted(set(found.tolist()) - set(known))
         if unknown:
+            listed = ", ".join(f"{value} ({int((label == value).sum())}x)" for value in unknown[:10])
             raise InputDataError(
-                f"label values {unknown[:10]} are not declared (declared: {known})",
+                f"label values {unknown[:10]} are not declared (declared: {known}; found: {listed})",
                 where=where,
                 fix="add them to `labels` in dataset.json, or correct the file",
             )

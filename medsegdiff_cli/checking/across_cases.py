@@ -5,13 +5,18 @@ from collections.abc import Iterator, Sequence
 
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
+from medsegdiff_cli.artifacts.splits import Splits
 from medsegdiff_cli.checking.case_content import CaseFacts
 from medsegdiff_cli.checking.problem import Problem, Severity
 
 
-def check_across(dataset: DatasetFolder, facts: Sequence[CaseFacts], scheme: LabelScheme | None) -> list[Problem]:
-    """Compare all cases that could be read."""
+def check_across(
+    dataset: DatasetFolder, facts: Sequence[CaseFacts], scheme: LabelScheme | None, folds: Splits | None = None
+) -> list[Problem]:
+    """Compare all cases that could be read, and the two sides of every fold."""
     problems = [*_check_same_content(dataset, facts), *_check_groups(dataset, facts), *_check_orientation(facts)]
+    if folds is not None:
+        problems += _check_folds(facts, folds)
     if scheme is not None:
         problems += [*_check_absent_classes(facts, scheme), *_check_scheme(scheme)]
     return problems
@@ -54,6 +59,29 @@ def _check_groups(dataset: DatasetFolder, facts: Sequence[CaseFacts]) -> Iterato
                 message=f"group '{group}' is in the test set and in images{' and images'.join(others)}",
                 fix="" if allowed else "keep all images of a group (patient) in one part",
             )
+
+
+def _check_folds(facts: Sequence[CaseFacts], folds: Splits) -> Iterator[Problem]:
+    """A patient, or an image under two names, that trains and validates makes the validation's scores too good."""
+    training = {fact.case: fact for fact in facts if fact.part == "Tr"}
+    told: set[str] = set()
+    for index, fold in enumerate(folds.folds):
+        trained = [training[case] for case in fold.train if case in training]
+        of_group = {fact.group: fact.case for fact in trained}
+        of_content = {fact.content_digest: fact.case for fact in trained if fact.content_digest}
+        for fact in (training[case] for case in fold.val if case in training):
+            if fact.group in of_group:
+                code, what = "group-leak", f"group '{fact.group}' ({of_group[fact.group]} and {fact.case})"
+            elif fact.content_digest in of_content:
+                code, what = "fold-leak", f"the very same image ({of_content[fact.content_digest]} and {fact.case})"
+            else:
+                continue
+            key = fact.group if code == "group-leak" else fact.content_digest
+            if key not in told:
+                told.add(key)
+                fix = "keep one of the images, or name their group in dataset.json (`groups`) and delete old folds"
+                message = f"fold {index} trains and validates on {what}"
+                yield Problem(severity="error", code=code, case=fact.case, message=message, fix=fix)
 
 
 def _check_orientation(facts: Sequence[CaseFacts]) -> Iterator[Problem]:

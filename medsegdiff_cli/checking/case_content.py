@@ -11,6 +11,7 @@ from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, Part
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.checking.problem import Problem
 from medsegdiff_cli.errors import MsdError
+from medsegdiff_cli.imaging.grid_checks import notes_on
 from medsegdiff_cli.imaging.image import Geometry, Image, largest_corner_distance_mm
 from medsegdiff_cli.imaging.reading import read_image, read_label
 
@@ -55,7 +56,7 @@ def examine_case(files: CaseFiles, part: Part, expected: Expected) -> CaseFacts:
     images = [image for path in files.images if (image := _try_reading(path, problems, files.case)) is not None]
     if images and len(images) == len(files.images):
         problems += _check_images(files, images, expected)
-        facts = replace(facts, content_digest=_digest(images), n_dims=images[0].geometry.n_dims)
+        facts = replace(facts, content_digest=digest_of_voxels(images), n_dims=images[0].geometry.n_dims)
         facts = replace(facts, orientation=orientation_of(images[0].geometry))
     grid = images[0].geometry if images else None
     values: frozenset[int] | None = None
@@ -115,6 +116,9 @@ def _check_images(files: CaseFiles, images: list[Image], expected: Expected) -> 
     for path, image in zip(files.images[1:], images[1:], strict=True):
         yield from _check_grid(files.case, path, image.geometry, images[0].geometry)
     yield from _check_spacing(files.case, images[0].geometry)
+    for note in notes_on(images[0].geometry):
+        fix = "correct the header if the note is not what is meant"
+        yield Problem(severity="warning", code="grid-guessed", case=files.case, message=note, fix=fix)
     names = iter(expected.channel_names)
     for path, image in zip(files.images, images, strict=True):
         for channel in image.array:
@@ -194,7 +198,8 @@ def _check_stored_as_float(case: str, path: Path, rounded: np.ndarray) -> Iterat
         yield Problem(severity="note" if exact else "warning", code="float-label", case=case, message=message, fix=fix)
 
 
-def _digest(images: list[Image]) -> str:
+def digest_of_voxels(images: list[Image]) -> str:
+    """Return the sha256 of shapes, types and voxels; how the files are compressed does not matter."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.array.shape} {image.array.dtype}".encode())

@@ -1,12 +1,13 @@
 """Check a dataset folder: names, every file's voxels and grid, and how the cases compare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import get_args
 
 from medsegdiff_cli.artifacts.dataset_folder import DatasetFolder, Part
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
+from medsegdiff_cli.artifacts.splits import Splits
 from medsegdiff_cli.checking.across_cases import check_across
 from medsegdiff_cli.checking.case_content import Expected, examine_case
 from medsegdiff_cli.checking.listing import check_listing
@@ -15,18 +16,26 @@ from medsegdiff_cli.errors import InputDataError
 
 
 def check_dataset(
-    dataset: DatasetFolder, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    dataset: DatasetFolder,
+    *,
+    folds: Splits | None = None,
+    known_problems: Sequence[Problem] = (),
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Return every problem of every case; a damaged file is a problem in the report, never an exception.
 
     nnU-Net's own integrity rules are included, and what they lack: damaged files, missing channels, duplicates,
-    leaks between training and test, orphans, absent classes, values that are no Hounsfield units, odd geometry.
+    leaks between training and test or within folds, orphans, absent classes, values that are no Hounsfield units,
+    odd geometry.
 
     Args:
+        folds: those that a training would use; patients and images that occur on both sides of one are leaks.
+        known_problems: found by the caller; they become part of the report.
         workers: files read at the same time.
         progress: called with (cases done, cases) after each case.
     """
-    problems = check_listing(dataset)
+    problems = [*known_problems, *check_listing(dataset)]
     scheme = _scheme(dataset, problems)
     jobs = [(case, part) for part in get_args(Part) for case in dataset.cases(part)]
     names = tuple(dataset.info.channel_names[key] for key in sorted(dataset.info.channel_names, key=_as_number))
@@ -46,7 +55,7 @@ def check_dataset(
     facts = [future.result() for future in futures]
     for fact in facts:
         problems += fact.problems
-    problems += check_across(dataset, facts, scheme)
+    problems += check_across(dataset, facts, scheme, folds)
     n_cases = {part: sum(fact.part == part for fact in facts) for part in get_args(Part)}
     return CheckReport(dataset=dataset.name, n_cases=n_cases, problems=sorted_problems(problems))
 

@@ -1,6 +1,8 @@
 """Checks on names alone: what nnU-Net's file name pattern silently passes over."""
 
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,9 @@ from medsegdiff_cli.checking.problem import Problem
 from medsegdiff_cli.imaging.reading import ending_of
 from medsegdiff_cli.paths import DATASET_JSON
 
+# As for predictions: the files written beside a case have longer names than the case.
+LONGEST_NAME_BYTES = 180
+
 
 def check_listing(dataset: DatasetFolder) -> list[Problem]:
     """Check the names in all folders, and that images and labels belong together."""
@@ -20,6 +25,7 @@ def check_listing(dataset: DatasetFolder) -> list[Problem]:
         if not (part == "Tr" and has_listing):
             problems += _check_image_names(dataset, part)
             problems += _check_label_names(dataset, part)
+    problems += _check_links(dataset)
     cases = {part: dataset.cases(part) for part in get_args(Part)}
     for case in cases["Tr"]:
         if case.label is None:
@@ -34,7 +40,8 @@ def check_listing(dataset: DatasetFolder) -> list[Problem]:
     if not any(cases.values()):
         fix = f"check file_ending ({dataset.info.file_ending}) and the names: CASE_0000{dataset.info.file_ending}"
         problems.append(Problem(severity="error", code="no-cases", message="the dataset holds no image", fix=fix))
-    problems += _check_known_cases(dataset, {case.case for found in cases.values() for case in found})
+    names = {case.case for found in cases.values() for case in found}
+    problems += [*_check_known_cases(dataset, names), *_check_spelling(names)]
     return problems
 
 
@@ -111,6 +118,36 @@ def _check_known_cases(dataset: DatasetFolder, cases: set[str]) -> Iterator[Prob
     for case in sorted(case for case, n in names.items() if n > 1):
         message = "several parts of the dataset have a case of this name"
         yield Problem(severity="warning", code="same-name", case=case, message=message, fix="rename one of them")
+
+
+def _check_links(dataset: DatasetFolder) -> Iterator[Problem]:
+    """Links that lead nowhere or in a circle look like files and folders that are not there."""
+    for folder in sorted(dataset.path.iterdir()):
+        if not folder.name.startswith(("images", "labels", "masks")):
+            continue
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in (folder, *inside):
+            if path.is_symlink() and not path.exists():
+                name = path.relative_to(dataset.path).as_posix()
+                message = f"{name!r} is a link that leads nowhere, or in a circle"
+                fix = "put the file or folder itself there"
+                yield Problem(severity="error", code="broken-link", message=message, fix=fix)
+
+
+def _check_spelling(cases: set[str]) -> Iterator[Problem]:
+    """Names that cannot be written beside, or that another system takes for one and the same."""
+    forms: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        forms.setdefault(unicodedata.normalize("NFC", case).casefold(), []).append(case)
+        if not case.isprintable() or len(os.fsencode(case)) > LONGEST_NAME_BYTES:
+            message = f"the name {case!r} is too long or has unprintable characters"
+            fix = f"use at most {LONGEST_NAME_BYTES} bytes of printable characters"
+            yield Problem(severity="error", code="odd-name", case=case, message=message, fix=fix)
+    for same in forms.values():
+        if len(same) > 1:
+            message = f"names that some file systems take for one: {', '.join(map(repr, same))}"
+            fix = "rename all but one"
+            yield Problem(severity="warning", code="similar-names", case=same[0], message=message, fix=fix)
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """Which images to predict: a file, a folder or a list; what matched and what was skipped is said."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,8 @@ from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.reading import IMAGE_ENDINGS, ending_of
 from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, SUMMARY_JSON
 
+# File systems take 255; the names of maps, members and temporary files are longer than their case's.
+_LONGEST_NAME_BYTES = 180
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -91,12 +95,17 @@ def _from_files(files: Sequence[Path], n_channels: int) -> Inputs:
         case, channel = (match["case"], match["channel"]) if match else (stem, "")
         by_case.setdefault(case, []).append((channel, path))
     cases, skipped = [], []
+    forms: dict[str, set[str]] = {}
+    for case in by_case:
+        forms.setdefault(unicodedata.normalize("NFC", case), set()).add(case)
     complete = [f"{channel:04d}" for channel in range(n_channels)]
     for case, found in sorted(by_case.items()):
         paths = [path for _, path in sorted(found)]
-        reason = None
+        reason = _unusable_name(case)
         if f"{case}.json" in (PREDICTION_JSON, SUMMARY_JSON):
             reason = f"'{case}.json' is a file of OUTPUT itself; rename the image"
+        elif len(forms[unicodedata.normalize("NFC", case)]) > 1:
+            reason = "another image's name looks the same and differs in its Unicode form; rename one"
         elif len(paths) > 1 and sorted(channel for channel, _ in found) != complete:
             reason = f"case '{case}' has {len(paths)} files, which are not its {n_channels} channels"
         if reason is None:
@@ -104,6 +113,16 @@ def _from_files(files: Sequence[Path], n_channels: int) -> Inputs:
         else:
             skipped += [(path, reason) for path in paths]
     return Inputs(cases=tuple(cases), skipped=tuple(skipped))
+
+
+def _unusable_name(case: str) -> str | None:
+    """Return why files cannot be called after a case, None when they can."""
+    n_bytes = len(os.fsencode(case))
+    if not case.isprintable():
+        return "its name has a line break or another unprintable character; rename it"
+    if n_bytes > _LONGEST_NAME_BYTES:
+        return f"its name is too long for what is written beside it ({n_bytes} bytes, at most {_LONGEST_NAME_BYTES})"
+    return None
 
 
 def _dicom_cases(folder: Path, children: Sequence[Path]) -> tuple[InputCase, ...]:

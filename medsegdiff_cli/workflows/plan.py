@@ -10,11 +10,13 @@ import torch
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, open_dataset
 from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.artifacts.fingerprint import Fingerprint
 from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
 from medsegdiff_cli.artifacts.run import find_folds
 from medsegdiff_cli.artifacts.splits import write_splits
 from medsegdiff_cli.artifacts.task import Task
-from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.checking.listing import check_listing
+from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
 from medsegdiff_cli.methods.registry import find_method, find_trainable
 from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
@@ -79,8 +81,10 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
         InputDataError: images that cannot be used, all listed.
     """
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
+    _refuse_doubles(dataset)
     folder = request.workspace.preprocessed / dataset.name
     fingerprint = extract_fingerprint(dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress)
+    _warn_of_absent_classes(fingerprint)
     find_method(request.method or BASELINE)
     choice = planned_by(request.method or BASELINE, None, request.preset)
     method, recipe_section = choice.method, choice.sections()["plan"] if request.method else {}
@@ -130,6 +134,25 @@ def network_cost(method: str, dataset: DatasetFolder, n_dims: int, memory_bytes:
         return measure_training(method, task, {**settings, **fitted}, patch, batch, device)
 
     return measured_cost(measure, memory_bytes)
+
+
+def _refuse_doubles(dataset: DatasetFolder) -> None:
+    """A case under two file endings would be read from one of them, and nobody would know which."""
+    doubles = [problem for problem in check_listing(dataset) if problem.code == "duplicate-case"]
+    if doubles:
+        listed = "; ".join(f"{problem.case}: {problem.message}" for problem in doubles[:5])
+        raise InputDataError(
+            f"{len(doubles)} cases are there twice ({listed})", where=str(dataset.path), fix="keep one file of each"
+        )
+
+
+def _warn_of_absent_classes(fingerprint: Fingerprint) -> None:
+    counted = [case.class_voxels for case in fingerprint.cases if case.class_voxels]
+    absent = [name for name in (counted[0] if counted else ()) if not any(voxels[name] for voxels in counted)]
+    if absent:
+        log.warning(
+            "no training label holds %s: it cannot be learnt (`msd check` calls it an error)", ", ".join(absent)
+        )
 
 
 def _write_splits(dataset: DatasetFolder, folder: Path) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from medsegdiff_cli.prediction.settings import OutputSettings
 from medsegdiff_cli.prediction.volumes import write_volumes
 from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
+from medsegdiff_cli.workflows.channel_order import require_same_channels
 from medsegdiff_cli.workflows.devices import choose_device, choose_workers
 from medsegdiff_cli.workflows.provenance import command_line
 
@@ -103,6 +104,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     sampling = replace(request.sampling, timesteps=chosen_timesteps(models, request.sampling.timesteps))
     first = models[0]
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
+    require_same_channels(request.source, first.plan)
     if request.masks is not None and not request.masks.is_dir():
         raise UsageError(f"'{request.masks}' is no folder", where="--masks", fix="give the folder that holds the masks")
     taken = [path for case in inputs.cases for path in case.images]

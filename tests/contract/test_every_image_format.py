@@ -92,6 +92,7 @@ def test_the_grid_is_read_from_the_header_as_from_the_whole_file(tmp_path: Path,
     assert read_geometry(tmp_path / f"case{ending}") == read_image(tmp_path / f"case{ending}").geometry
 
 
+@pytest.mark.fault("F01", "F02")
 @pytest.mark.parametrize("ending", LOSSLESS_ENDINGS)
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("level", [0, 1])
@@ -121,6 +122,7 @@ def test_a_truncated_stack_of_pages_is_refused(tmp_path: Path, ending: str, frac
         read_image(path)
 
 
+@pytest.mark.fault("F08")
 @pytest.mark.parametrize("ending", IMAGE_ENDINGS)
 def test_a_file_of_other_content_is_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"case{ending}"

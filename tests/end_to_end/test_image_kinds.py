@@ -110,6 +110,7 @@ def masked(tmp_path_factory):
     return workspace, folder
 
 
+@pytest.mark.fault("F88")
 def test_patients_are_never_split_between_training_and_validation(masked):
     workspace, folder = masked
     folds = json.loads((workspace / "preprocessed" / folder.name / "splits_final.json").read_text())

@@ -118,6 +118,7 @@ def test_a_dataset_of_unlabelled_images_is_planned_but_not_trained_on(tmp_path):
     assert "labelsTr" in outcome.stderr
 
 
+@pytest.mark.fault("F82")
 def test_an_undeclared_label_value_is_code_3_and_named(tmp_path):
     content = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "numTraining": 4}
     folder = write_dataset(tmp_path, 35, "Undeclared", content)

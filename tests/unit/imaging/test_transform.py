@@ -36,6 +36,7 @@ def test_the_target_spacing_gives_nnunets_shape_and_the_axes_are_transposed():
     assert transformed.spacing_mm == (1.5, 1.1, 0.9)
 
 
+@pytest.mark.fault("F37")
 def test_an_image_of_the_target_spacing_is_left_alone_bit_for_bit():
     image = _image((5, 6, 7), (1.0, 1.0, 1.0))
     transformed = forward(image, _settings(transpose=(2, 0, 1)))

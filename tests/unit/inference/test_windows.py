@@ -65,6 +65,7 @@ def test_weights_are_symmetric_and_nowhere_zero(patch):
     assert profile.max() <= 1
 
 
+@pytest.mark.fault("F38")
 @settings(max_examples=100, deadline=None)
 @given(st.lists(axes, min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_weighted_windows_of_an_image_add_up_to_the_image(geometry, random):
@@ -81,6 +82,7 @@ def test_weighted_windows_of_an_image_add_up_to_the_image(geometry, random):
     assert grid.total_weight.min() > 0
 
 
+@pytest.mark.fault("F36")
 def test_small_images_are_padded_around_their_centre_and_cut_back():
     image = torch.arange(1.0, 7.0).reshape(1, 2, 3)
     padded, inside = pad_to_patch(image, (4, 4))

@@ -47,6 +47,7 @@ def test_fewer_cases_than_folds_leave_one_out_each(n: int) -> None:
     assert all(len(fold.val) == 1 and len(fold.train) == n - 1 for fold in folds)
 
 
+@pytest.mark.fault("F89")
 def test_a_single_case_trains_and_nothing_validates() -> None:
     splits = make_splits({"only": "only"})
     assert [(fold.train, fold.val) for fold in splits.folds] == [(("only",), ())]

@@ -64,6 +64,7 @@ def test_a_case_whose_sidecar_would_replace_a_file_of_the_output_is_skipped(tmp_
     assert "rename" in found.skipped[0][1]
 
 
+@pytest.mark.fault("F84")
 def test_two_images_of_one_name_are_not_mixed_up(tmp_path):
     make(tmp_path, "one/a.nii.gz", "two/a.nii.gz", "two/b.nii.gz")
     listing = tmp_path / "list.txt"
