@@ -85,3 +85,10 @@ def test_the_readme_lists_every_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MsdError)]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert {kind.exit_code for kind in kinds if f"| {kind.exit_code} |" not in readme} == set()
+
+
+def test_every_proof_that_the_security_page_names_is_there() -> None:
+    proofs = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(proofs) > 20
+    for file, test in proofs:
+        assert f"def {test or 'test_'}" in (ROOT / file).read_text(encoding="utf-8"), (file, test)

@@ -33,7 +33,7 @@ class ScheduleSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["linear", "cosine"] = "cosine"
-    T: int = Field(default=1000, ge=2)
+    T: int = Field(default=1000, ge=2, le=1_000_000)
     beta_first: float = Field(default=1e-4, gt=0, lt=1)
     beta_last: float = Field(default=2e-2, gt=0, lt=1)
     scaled: bool = False

@@ -88,6 +88,7 @@ def test_other_settings_are_not_mixed_into_a_folder_not_even_for_another_image(p
     assert len(labels_of(tmp_path / "out")) == 2
 
 
+@pytest.mark.fault("F100")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -106,6 +107,7 @@ def test_wrong_timesteps_are_code_2(predict, tmp_path, given, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault("F100")
 def test_a_method_without_timesteps_refuses_them(lab, tmp_path):
     outcome = msd("predict", lab.run, lab.images, tmp_path / "out", "--timesteps", "1,10", "--json")
     assert outcome.code == 2

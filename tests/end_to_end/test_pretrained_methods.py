@@ -262,6 +262,11 @@ def test_finetuning_elsewhere_keeps_the_network_and_names_the_parent(trained):
         (["train", "pretrain-difusion", 1], "did you mean 'diffusion'?"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "model_channels=4"], "settled by the run"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "pretrain.steps=4"], "settled by the run"),
+        pytest.param(
+            ["finetune", "tedm", 2, "--from", "RUN", "--set", "method.schedule={name: linear}"],
+            "settled by the run",
+            marks=pytest.mark.fault("F100"),
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_code_2_and_leaves_no_run(trained, words, message):

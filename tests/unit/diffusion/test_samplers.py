@@ -279,6 +279,7 @@ def test_samplers_are_found_by_name():
     assert [sampler.order for sampler in SAMPLERS.values()] == [1, 1, 2]
 
 
+@pytest.mark.fault("F100")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -121,6 +121,7 @@ def test_what_cannot_be_built_is_a_usage_error_that_names_it(network, n_dims, ch
     assert error.value.exit_code == 2
 
 
+@pytest.mark.fault("F78")
 def test_an_unknown_network_is_refused():
     with pytest.raises(ValidationError, match="'adm', 'tedm' or 'diffusers-unet2d'"):
         BackboneSettings(network="unet")
