@@ -1,6 +1,7 @@
 # Everything that can be run on this checkout. Each target makes its own virtual environment when it is missing.
 #   make demo   install, then the whole chain on phantom images
 #   make test   install with the test extra, lint, types, fast tests
+#   make wheelhouse   collect msd and all it needs, for a machine without a network
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
@@ -8,6 +9,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DATA ?= data
 WORKSPACE ?= msd_workspace
+WHEELHOUSE ?= wheelhouse
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
@@ -15,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all faults docs results few-labels reproduction clean
+.PHONY: help install demo lint types test test-all faults docs results few-labels reproduction wheelhouse clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,6 +70,11 @@ few-labels: $(VENV)/installed
 reproduction: $(VENV)/installed
 	$(BIN)/msd reproduce tedm --full --output $(WORKSPACE)/reproduction/tedm || test $$? -eq 8
 	$(BIN)/python docs/write_reproduction_page.py $(WORKSPACE)/reproduction/tedm
+
+# On the other machine: pip install --no-index --find-links wheelhouse medsegdiff-cli
+wheelhouse: | $(BIN)/python
+	rm -rf build
+	$(BIN)/python -m pip wheel $(PIP_FLAGS) -c constraints.txt --wheel-dir $(WHEELHOUSE) .
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
