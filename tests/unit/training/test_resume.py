@@ -148,6 +148,7 @@ def test_a_signal_saves_after_the_step_and_puts_the_handlers_back(tmp_path: Path
 
 
 @pytest.mark.fault("F53")
+@pytest.mark.fault("F53")
 def test_a_second_interrupt_acts_at_once(tmp_path: Path) -> None:
     def twice(start: int) -> Iterator[Batch]:
         for step, batch in enumerate(batches(12)(start), start):
@@ -189,6 +190,7 @@ def stopped_run(folder: Path, steps: int = 6) -> TrainingSettings:
     return chosen
 
 
+@pytest.mark.fault("F52")
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
@@ -203,6 +205,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.fault("F52")
 def test_with_all_checkpoints_damaged_nothing_is_trained_over(tmp_path: Path) -> None:
     chosen = stopped_run(tmp_path)
     for path in (tmp_path / "checkpoints").glob("step_*.safetensors"):
@@ -211,6 +214,7 @@ def test_with_all_checkpoints_damaged_nothing_is_trained_over(tmp_path: Path) ->
         train(toy(), tmp_path, chosen)
 
 
+@pytest.mark.fault("F52")
 def test_damaged_last_weights_are_made_again(tmp_path: Path) -> None:
     result = train(toy(), tmp_path, settings())
     last = tmp_path / "checkpoints" / "last.safetensors"
