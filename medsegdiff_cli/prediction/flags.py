@@ -41,15 +41,18 @@ def image_flags(image: Image, channels: Sequence[ChannelPlan]) -> tuple[str, ...
         if float(values.min()) == float(values.max()):
             flags.append(f"channel '{channel.name}' is constant ({float(values.min()):g})")
         elif channel.training_range is not None:
-            flags += _range_flags(values, channel.name, *channel.training_range)
+            flags += _range_flags(values, channel, *channel.training_range)
     return tuple(flags)
 
 
-def _range_flags(values: np.ndarray, name: str, low: float, high: float) -> list[str]:
+def _range_flags(values: np.ndarray, channel: ChannelPlan, low: float, high: float) -> list[str]:
+    name = channel.name
     trained = f"the training images' range {low:g} to {high:g}"
     outside = float(np.mean((values < low) | (values > high)))
     if outside > _LARGEST_SHARE_OUT_OF_RANGE:
         return [f"{100 * outside:.0f} % of channel '{name}' lie outside {trained}"]
+    if not channel.statistics:
+        return []  # each image is normalised by its own intensities: their unit does not matter
     bottom, top = (float(v) for v in np.percentile(values.ravel()[:: 1 + values.size // _MOST_SAMPLES], _TAILS_PERCENT))
     # A mask's worth of voxels in a dark image may have equal percentiles: then the whole range counts.
     bottom, top = (bottom, top) if top > bottom else (float(values.min()), float(values.max()))

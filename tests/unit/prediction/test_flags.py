@@ -48,7 +48,10 @@ def test_a_plan_without_a_range_flags_none():
 
 @pytest.mark.fault("F86")
 def test_values_of_0_to_1_are_flagged_where_hounsfield_units_were_trained_on():
-    trained = CHANNEL.model_copy(update={"training_range": (-1024.0, 3071.0)})
+    window = {"percentile_00_5": -900.0, "percentile_99_5": 1500.0, "mean": 0.0, "std": 300.0}
+    trained = CHANNEL.model_copy(
+        update={"training_range": (-1024.0, 3071.0), "normalisation": "ct", "statistics": window}
+    )
     unit_range = (USUAL / 100).astype(np.float32)
     (flag,) = flags(unit_range, channel=trained)
     assert "next to nothing" in flag
@@ -57,6 +60,11 @@ def test_values_of_0_to_1_are_flagged_where_hounsfield_units_were_trained_on():
     assert flags(hounsfield, channel=trained) == ()
     (flag,) = flags(hounsfield, channel=CHANNEL.model_copy(update={"training_range": (0.0, 1.0)}))
     assert "100 % of channel 'MR' lie outside" in flag
+
+
+def test_a_dim_image_is_usual_where_each_image_is_normalised_by_itself():
+    # MR scans of one set may differ by a factor of thousands.
+    assert flags(USUAL, channel=CHANNEL.model_copy(update={"training_range": (0.0, 1e6)})) == ()
 
 
 @pytest.mark.fault("F20")
