@@ -31,7 +31,7 @@ class MsdError(Exception):
             lines.append(f"  where: {self.where}")
         if self.fix:
             lines.append(f"  to do: {self.fix}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.fix))
@@ -115,6 +115,11 @@ class Interrupted(MsdError):
     """
 
     exit_code = 130
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters spelled out: a name from a file cannot forge what a terminal shows."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -51,3 +51,8 @@ def test_errors_cross_process_boundaries_whole(name):
 )
 def test_the_nearest_word_is_offered_else_all(given, known, expected):
     assert did_you_mean(given, known) == expected
+
+
+def test_names_from_files_cannot_forge_what_a_terminal_shows():
+    shown = str(UsageError("unknown key 'a\x1b[2K\rok'", where="x\u202ey\udcff", fix="say: é 中"))
+    assert shown == "unknown key 'a\\x1b[2K\\rok'\n  where: x\\u202ey\\udcff\n  to do: say: é 中"
