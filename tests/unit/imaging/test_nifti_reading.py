@@ -221,6 +221,14 @@ def test_more_voxels_than_announced_are_refused(packed: Path) -> None:
         read_image(packed)
 
 
+@pytest.mark.fault("F02")
+@pytest.mark.parametrize("lost", [1, 100, 420])
+def test_a_sound_gzip_of_fewer_voxels_than_announced_is_refused(packed: Path, lost: int) -> None:
+    packed.write_bytes(gzip.compress(gzip.decompress(packed.read_bytes())[:-lost]))
+    with pytest.raises(InputDataError, match=f"holds {772 - lost} bytes where its header announces 772"):
+        read_image(packed)
+
+
 @pytest.mark.fault("F05")
 def test_gzip_members_in_a_row_are_one_stream(packed: Path) -> None:
     whole = gzip.decompress(packed.read_bytes())
