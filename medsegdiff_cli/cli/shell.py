@@ -1,5 +1,6 @@
 """The shell contract, once: options that are spelled the same everywhere, exit codes, JSON on stdout."""
 
+import errno
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _WIDTH_IN_FILES = 160
+_TROUBLE_WITH_A_DISK = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EDQUOT)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,12 +84,22 @@ def verb(function: Function) -> Function:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except Exception as error:
+            if (trouble := _trouble_with_a_disk(error)) is not None:
+                _fail(trouble.exit_code, str(trouble), trouble, bool(kwargs.get("json_output")))
             if verbose:
                 raise
             hint = "  to do: run it again with -v for the details, and report them"
             _fail(1, f"internal error: {type(error).__name__}: {error}\n{hint}", error, bool(kwargs.get("json_output")))
 
     return run  # type: ignore[return-value]  # `wraps` gives it the signature of `function`
+
+
+def _trouble_with_a_disk(error: Exception) -> ResourceError | None:
+    """Return what an error of the file system is to the user, wherever it came up; None for a fault of msd."""
+    if not isinstance(error, OSError) or error.errno not in _TROUBLE_WITH_A_DISK:
+        return None
+    fix = "check the disk and your rights, then run the same command again"
+    return ResourceError(f"a file cannot be used ({error.strerror})", where=str(error.filename or "unknown"), fix=fix)
 
 
 def one_dataset(argument: str | None, option: str | None) -> str:

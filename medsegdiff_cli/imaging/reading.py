@@ -66,7 +66,7 @@ def read_image(path: Path, *, channels_last_axis: bool = False, fix_affine: floa
     try:
         image = _read(path, channels_last_axis=channels_last_axis, fix_affine=fix_affine)
     except OSError as error:
-        raise _unreadable(error, path) from error
+        raise unreadable(error, path) from error
     except MemoryError as error:
         fix = "use a machine with more memory, or crop the image"
         raise ResourceError("the image does not fit into memory", where=str(path), fix=fix) from error
@@ -119,7 +119,7 @@ def read_geometry(path: Path, *, fix_affine: float = 0.0) -> Geometry:
         facts = check_file(path, ending, header_only=True)
         return _photo_geometry(read_itk_geometry(path), ending, facts, path, fix_affine)
     except OSError as error:
-        raise _unreadable(error, path) from error
+        raise unreadable(error, path) from error
 
 
 def collapse_grey(image: Image) -> Image:
@@ -168,7 +168,8 @@ def _known_ending(path: Path) -> str:
     return ending
 
 
-def _unreadable(error: OSError, path: Path) -> MsdError:
+def unreadable(error: OSError, path: Path) -> MsdError:
+    """Return what it means that the system cannot read a file: its rights, or a disk or a network that fails."""
     if error.errno in _MACHINE_ERRORS:
         fix = "check disk and network, then run the same command again"
         return ResourceError(f"reading failed ({error.strerror})", where=str(path), fix=fix)

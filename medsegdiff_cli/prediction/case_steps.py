@@ -15,7 +15,7 @@ from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, wr
 from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 from medsegdiff_cli.imaging.channels import read_channels
 from medsegdiff_cli.imaging.image import Image
-from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label
+from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label, unreadable
 from medsegdiff_cli.imaging.transform import Transformed, TransformSettings, forward
 from medsegdiff_cli.inference.fusion import RunningFusion
 from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
@@ -97,7 +97,7 @@ def key_of(job: PredictionJob, case: InputCase) -> tuple[str, dict[str, str]]:
     digests = {path.name: _digest(path) for path in case.images}
     if job.masks is not None:
         mask_path = _mask_of(job.masks, case.case)
-        digests[f"mask:{mask_path.name}"] = atomic.digest_of_file(mask_path)
+        digests[f"mask:{mask_path.name}"] = _digest(mask_path)
     key = atomic.digest_of_content(
         {
             "models": [model.digest for model in job.models],
@@ -211,12 +211,15 @@ def _is_done(job: PredictionJob, case: str, key: str) -> bool:
 
 
 def _digest(path: Path) -> str:
-    if path.is_dir():
-        files = sorted(child for child in path.iterdir() if child.is_file())
-        return atomic.digest_of_content({child.name: atomic.digest_of_file(child) for child in files})
-    if not path.is_file():
-        raise InputDataError(f"{path.name} does not exist", where=str(path.parent))
-    return atomic.digest_of_file(path)
+    try:
+        if path.is_dir():
+            files = sorted(child for child in path.iterdir() if child.is_file())
+            return atomic.digest_of_content({child.name: atomic.digest_of_file(child) for child in files})
+        if not path.is_file():
+            raise InputDataError(f"{path.name} does not exist", where=str(path.parent))
+        return atomic.digest_of_file(path)
+    except OSError as error:
+        raise unreadable(error, path) from error
 
 
 def _mask_of(folder: Path, case: str) -> Path:

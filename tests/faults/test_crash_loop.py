@@ -6,8 +6,13 @@ everything already.
 """
 
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +36,8 @@ from medsegdiff_cli.workflows import plan
 pytestmark = pytest.mark.xdist_group("crash_loop")
 SHAPE = (8, 8, 8)
 RESOURCE = 4
+# Events of `sys.addaudithook` that change something.
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,72 @@ def is_checkpoint(path: Path) -> bool:
 
 def hidden(files: dict[str, bytes]) -> list[str]:
     return [name for name in files if any(part.startswith(".") for part in Path(name).parts)]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_nothing_is_written_elsewhere(lab, name):
+    """As Python sees it; what native libraries do is looked at with strace, below."""
+    scene = scene_of(lab, name)
+    scene.set_up()
+    temporary = lab / "scratch" / "tmp"
+    temporary.mkdir(exist_ok=True)
+
+    def watched() -> int:
+        sys.dont_write_bytecode = True
+        tempfile.tempdir = str(temporary)
+        written: list[str] = []
+
+        def note(event: str, details: tuple[object, ...]) -> None:
+            flags = details[2] if event == "open" else 0
+            if event in CHANGES or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+                written.extend(str(Path(os.fsdecode(path)).absolute()) for path in details[:2] if is_path(path, event))
+
+        sys.addaudithook(note)
+        code = scene.command()
+        places = (str(scene.work), str(scene.scratch), os.devnull)
+        elsewhere = sorted({path for path in written if not path.startswith(places)})
+        print("written elsewhere:", elsewhere)
+        return code or len(elsewhere) or (0 if any(path.startswith(places[0]) for path in written) else 97)
+
+    child = run_child(watched, lab / "scratch")
+    assert child.code == 0, child.words
+
+
+def is_path(value: object, event: str) -> bool:
+    return isinstance(value, str | bytes | Path) and not (event == "open" and value in ("r", "w", "rb", "wb", "a"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.fault("F41")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_no_call_of_the_system_writes_elsewhere(lab, tmp_path):
+    output, temporary, notes = tmp_path / "out", tmp_path / "tmp", tmp_path / "strace.txt"
+    temporary.mkdir()
+    words = ["predict", lab / "results" / "Dataset007_Toy" / "supervised__3d", lab / "images", output, "--workers", "0"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary), "HOME": str(tmp_path)}
+    tracing = ["strace", "-f", "-qq", "-y", "-s", "1000", "-e", "trace=%file", "-o", str(notes)]
+    command = [*tracing, sys.executable, "-m", "medsegdiff_cli", *map(str, words), "--save-uncertainty"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    written = set(paths_changed(notes.read_text(errors="replace"), tmp_path))
+    assert any(path.startswith(f"{output}/") for path in written)
+    # A thread's name is written to /proc; /dev holds no files.
+    allowed = (str(output), str(temporary), "/proc/self/", "/dev/null", "/dev/tty", "/dev/nvidia")
+    assert sorted(path for path in written if not path.startswith(allowed)) == []
+
+
+def paths_changed(trace: str, folder: Path) -> list[str]:
+    """Return the paths that calls which succeeded made, changed, or opened for writing."""
+    found = []
+    for line in trace.splitlines():
+        call = re.match(r"(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)", line)
+        if call is None or call[3].startswith("-") or call[1] in ("access", "stat", "lstat", "readlink", "statfs"):
+            continue
+        changes = call[1].startswith(("mkdir", "rename", "unlink", "rmdir", "link", "symlink", "truncate", "chmod"))
+        if changes or (call[1].startswith(("open", "creat")) and re.search(r"O_(WRONLY|RDWR|CREAT)", call[2])):
+            found += [str(folder / path) for path in re.findall(r'"((?:[^"\\]|\\.)*)"', call[2])]
+    return found
 
 
 @pytest.mark.fault("F42", "F44")

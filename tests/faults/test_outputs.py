@@ -122,6 +122,27 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_image_is_read(sho
     assert list((tmp_path / "closed").iterdir()) == []
 
 
+@fault("F45")
+@pytest.mark.parametrize("place", ["images", "out"])
+def test_a_file_that_the_disk_cannot_give_is_named(shop, tmp_path, monkeypatch, place):
+    """An image, and a prediction that is there and whose content is compared with its sidecar."""
+    real, output = Path.open, tmp_path / "out"
+    if place == "out":
+        done(*predict(shop, output))
+    before = tree(tmp_path)
+
+    def fail(path, *settings, **more):
+        if path.name == "case0.nii.gz" and path.parent.name == place:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *settings, **more)
+
+    monkeypatch.setattr(Path, "open", fail)
+    result = refused(4, "(Input/output error)", *predict(shop, output))
+    assert f"{place}/case0.nii.gz\n" in result.stderr
+    monkeypatch.undo()
+    assert tree(tmp_path) == before
+
+
 @fault("F48")
 def test_too_little_space_is_refused_before_any_image_is_read(shop, tmp_path, full_disk, no_work):
     maps = ["--save-probabilities", "--save-uncertainty"]
