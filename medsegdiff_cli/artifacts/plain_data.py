@@ -66,6 +66,8 @@ def parse_yaml(content: bytes, *, largest_bytes: int = LARGEST_YAML_BYTES) -> An
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as problem:  # the latter two from impossible dates and numbers
         raise NotPlainData(str(problem)) from None
+    except (AttributeError, LookupError, TypeError):  # what PyYAML makes of `!!bool maybe` and `!!timestamp noon`
+        raise NotPlainData("a value is not what its tag says") from None
     _check_extent(data)
     return data
 

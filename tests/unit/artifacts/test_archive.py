@@ -119,3 +119,21 @@ def test_an_entry_may_inflate_two_hundredfold(packed, whole, is_fine):
     else:
         with pytest.raises(Refused, match="inflates"):
             check_entries([entry])
+
+
+@pytest.mark.fault("F73", "F74")
+def test_whatever_bytes_change_an_archive_is_read_or_refused(tmp_path):
+    write_archive(tmp_path / "x.zip", {"a.json": b'{"a": 1}' * 50, "b.json": b"{}"})
+    whole, source, outcomes = (tmp_path / "x.zip").read_bytes(), random.Random(1), set()
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(source.choice([1, 1, 2, 4])):
+            content[source.randrange(len(content))] = source.randrange(256)
+        (tmp_path / "y.zip").write_bytes(content)
+        try:
+            read_all(tmp_path / "y.zip")
+            outcomes.add("read")
+        except IntegrityError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.zip", "y.zip"]

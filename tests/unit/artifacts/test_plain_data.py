@@ -1,6 +1,7 @@
 """JSON and YAML within limits: what PyYAML and `json` let through, and we do not."""
 
 import json
+import random
 
 import pytest
 import yaml
@@ -68,6 +69,10 @@ def test_json_beyond_the_limits_is_refused(content, message):
         (b"a: " + b"9" * 10_000, "10000 digits"),
         (b"a: 2001-99-99", "month"),
         (LAUGHS.encode(), "more than 2000000 values"),
+        (b"a: !!bool maybe", "not what its tag says"),
+        (b"a: !!timestamp noon", "not what its tag says"),
+        (b"a: !!int ''", "not what its tag says"),
+        (b"a: !!int noon", "invalid literal"),
         (b"a: &a [*a]", "nested deeper|undefined|recursive"),
         (b"a: " + b"x" * 1000, "1003 bytes; at most 1000"),
     ],
@@ -127,3 +132,25 @@ def test_a_newer_document_says_that_msd_must_be_newer():
 def test_older_documents_are_read_with_what_was_added_since(version):
     found = validate(Versioned, {"schema_version": version, "name": "old"}, "plan.yaml")
     assert (found.name, found.added_in_3) == ("old", "")
+
+
+YAML_SEED = (
+    b"a: {b: [1, 2.5, null, 2001-01-01, 0x1F, 1_000, 12:30:45, !!binary aGk=], c: !!set {a}, d: !!omap [a: 1]}\n"
+)
+JSON_SEED = b'{"a": [1, -2.5e3, null, true, "\\u0041\\ud800", {"b": {}}], "c": 123456789012}'
+
+
+@pytest.mark.fault("F77")
+@pytest.mark.parametrize(("parser", "seed"), [(parse_yaml, YAML_SEED), (parse_json, JSON_SEED)])
+def test_whatever_bytes_change_a_text_is_read_or_refused(parser, seed):
+    source, outcomes = random.Random(1), set()
+    for _ in range(700):
+        text = bytearray(seed)
+        for _ in range(source.choice([1, 1, 2, 4])):
+            text[source.randrange(len(text))] = source.choice([source.randrange(256), *b"[]{}:,*&!?-'#% \t\n09x."])
+        try:
+            parser(bytes(text))
+            outcomes.add("read")
+        except NotPlainData:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -2,11 +2,12 @@
 
 import io
 import json
+import random
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from medsegdiff_cli.artifacts.tensor_header import check_tensor_header, read_tensor_header
 from medsegdiff_cli.errors import IntegrityError
@@ -132,3 +133,21 @@ def test_of_a_file_with_an_absurd_header_eight_bytes_are_read():
 def test_a_file_that_is_gone_is_an_integrity_error(tmp_path):
     with pytest.raises(IntegrityError, match="cannot be read"):
         read_tensor_header(tmp_path / "none.safetensors")
+
+
+@pytest.mark.fault("F68")
+def test_whatever_bytes_change_the_library_reads_what_we_let_through():
+    whole = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.int8)})
+    header, source, outcomes = len(whole) - 27, random.Random(1), set()
+    for _ in range(3000):
+        content = bytearray(whole)
+        for _ in range(source.choice([1, 1, 2, 4])):
+            content[source.randrange(header)] = source.randrange(256)
+        try:
+            check(bytes(content))
+        except IntegrityError:
+            outcomes.add("refused")
+        else:
+            load(bytes(content))
+            outcomes.add("read")
+    assert outcomes == {"read", "refused"}
