@@ -90,6 +90,7 @@ def _refuse_unfit(dataset: DatasetFolder, output: Path) -> None:
 
 def _files(dataset: DatasetFolder) -> Iterator[tuple[Path, str]]:
     """Yield each file that is copied, with its name in the new folder; hidden files stay behind."""
+    cases: dict[str, set[str]] = {part: {case.case for case in dataset.cases(part)} for part in get_args(Part)}
     for path in sorted(dataset.path.iterdir()):
         match = _PART_FOLDER.fullmatch(path.name)
         if path.is_file() and not path.name.startswith(".") and path.name != DATASET_JSON:
@@ -98,29 +99,35 @@ def _files(dataset: DatasetFolder) -> Iterator[tuple[Path, str]]:
             files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
             taken = {file.name for file in files}
             for file in files:
-                name = _mended_name(dataset, file, match["kind"], match["part"])
+                is_image = match["kind"] == "images"
+                name = _image_name(dataset, file) if is_image else _label_name(dataset, file, cases[match["part"]])
                 yield file, f"{path.name}/{file.name if name in taken else name}"
                 taken.add(name)
 
 
-def _mended_name(dataset: DatasetFolder, file: Path, kind: str, part: str) -> str:
-    """Return the file's name in lower case where only the ending's case is wrong, with the channel that it misses."""
+def _image_name(dataset: DatasetFolder, file: Path) -> str:
+    """Return the file's name with its ending in lower case, and with the channel that it misses if there is but one."""
     ending, found = dataset.info.file_ending, ending_of(file)
     if not found or found != ending.lower():
         return file.name
     stem = file.name[: -len(found)]
-    if kind == "images" and len(dataset.info.channel_names) == 1 and not _CHANNEL.fullmatch(stem):
-        stem += "_0000"
-    cases = {case.case for case in dataset.cases(part)} if kind != "images" else set()  # type: ignore[arg-type]
-    if kind != "images" and stem not in cases and stem.endswith("_0000") and stem[:-5] in cases:
-        stem = stem[:-5]
-    return stem + ending
+    return stem + ("" if _CHANNEL.fullmatch(stem) or len(dataset.info.channel_names) > 1 else "_0000") + ending
+
+
+def _label_name(dataset: DatasetFolder, file: Path, cases: set[str]) -> str:
+    """Return the file's name with its ending in lower case, and without a channel that only images have."""
+    ending, found = dataset.info.file_ending, ending_of(file)
+    if not found or found != ending.lower():
+        return file.name
+    stem = file.name[: -len(found)]
+    is_case = stem in cases or not stem.endswith("_0000") or stem.removesuffix("_0000") not in cases
+    return (stem if is_case else stem.removesuffix("_0000")) + ending
 
 
 def _mend_label(dataset: DatasetFolder, path: Path, target: Path) -> list[str]:
     """Write a label's mended copy and return what was done; nothing is written when nothing need be, or can be."""
-    if ending_of(target) in LOSSY_ENDINGS:
-        return []
+    if ending_of(target) in (*LOSSY_ENDINGS, ".mhd"):
+        return []  # the former would change voxels, the latter's lie in another file, which is copied
     try:
         label = read_label(path)
         scheme = dataset.label_scheme()
