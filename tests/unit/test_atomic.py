@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,11 +186,9 @@ def test_a_stream_takes_an_array_piece_by_piece(tmp_path):
 @pytest.fixture
 def gone():
     """The number of a process that is no more."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def left_by(pid, path, suffix=".part"):

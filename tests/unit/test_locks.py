@@ -19,6 +19,9 @@ from medsegdiff_cli.errors import ResourceError, UsageError
 from medsegdiff_cli.locks import locked
 from medsegdiff_cli.paths import LOCK
 
+# Python 3.12 warns of forks when other threads are about; the children here do next to nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
 
 @pytest.fixture
 def file(tmp_path):
