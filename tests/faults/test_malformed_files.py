@@ -145,7 +145,7 @@ def test_a_bomb_of_two_gigabytes_costs_a_process_next_to_nothing(tmp_path: Path,
     )
     small = write_nibabel(tmp_path / "small.nii.gz", VOXELS_XYZ, AFFINE)
     words = [sys.executable, "-c", script, str(small), str(tmp_path / "bomb.nii.gz")]
-    more_kib = int(subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout)
+    more_kib = int(subprocess.run(words, capture_output=True, text=True, check=True, timeout=600).stdout)
     assert more_kib < 200_000
 
 
