@@ -135,8 +135,9 @@ def save_checkpoints(folder: Path) -> int:
     try:
         found = checkpoints.newest()
         start = 0 if found is None else Counters(**found.state["counters"]).step
-        for step in range(start + 10, 41, 10):
+        for step in range(start + 10, 40, 10):
             checkpoints.save(tensors_at(step), Counters(step=step), 1)
+        checkpoints.save(tensors_at(40), Counters(step=40), 1)  # at the end in any case, as the loop does
         checkpoints.write_weights(LAST, tensors_at(40), Counters(step=40), None)
     except MsdError as error:
         print(error)
