@@ -1,6 +1,7 @@
 """`msd reproduce`: declared experiments from phantoms to verdicts, on the smallest declaration there is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from medsegdiff_cli.artifacts.reproduction import read_reproduction
 from medsegdiff_cli.artifacts.run import read_run
 from medsegdiff_cli.cli.app import app
-from medsegdiff_cli.errors import BelowDemandedScore, InputDataError, UsageError
+from medsegdiff_cli.errors import BelowDemandedScore, UsageError
 from medsegdiff_cli.paths import REPRODUCTION_JSON, REPRODUCTION_MD
 from medsegdiff_cli.workflows.reproduce import ReproduceRequest, demand_gates, load_declaration, reproduce
 
@@ -50,25 +51,27 @@ def test_what_came_out_is_on_disk(toy):
     assert "`msd reproduce toy --quick`" in page
     assert str(request.output) not in page
     (request.output / "newer.json").write_text(json.dumps({**result.model_dump(mode="json"), "schema_version": 2}))
-    with pytest.raises(InputDataError, match="schema_version"):
+    with pytest.raises(UsageError, match="newer msd"):
         read_reproduction(request.output / "newer.json")
 
 
-def test_another_tier_uses_the_trainings_that_are_there_and_a_gate_fails(toy):
+def test_another_tier_uses_the_trainings_that_are_there_and_a_gate_fails(toy, tmp_path):
     request, quick, _ = toy
-    before = weights_in(request.output)
-    words = ["reproduce", request.paper, "--full", "--output", str(request.output), "--json"]
+    output = tmp_path / "out"
+    shutil.copytree(request.output, output)
+    before = weights_in(output)
+    words = ["reproduce", request.paper, "--full", "--output", str(output), "--json"]
     outcome = CliRunner().invoke(app, words)
     assert outcome.exit_code == 8
     content = json.loads(outcome.stdout)
     verdicts = {finding["id"]: finding["verdict"] for finding in content["findings"]}
     assert verdicts == {"vote": "report-only", "gate": "does not hold"}
     assert content["findings"][0]["measured"] == quick.findings[0].measured
-    after = weights_in(request.output)
+    after = weights_in(output)
     assert before
     assert {path: after[path] for path in before} == before
     assert "gate" in outcome.stderr
-    full = read_reproduction(request.output / REPRODUCTION_JSON)
+    full = read_reproduction(output / REPRODUCTION_JSON)
     with pytest.raises(BelowDemandedScore, match="1 of the published trends did not come out: gate"):
         demand_gates(full)
 
