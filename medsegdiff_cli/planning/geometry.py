@@ -158,7 +158,7 @@ def _by_size(
         median=_after_crop(whole, overrides.centre_crop),
         n_slices=n_slices,
         sentences=(
-            f"Every image is resized to {_times(size)} voxels ({reason}), {why}; "
+            f"Every image is resized to {_times(size)} voxels{'' if reason == why else f' ({reason})'}, {why}; "
             "predictions return to each image's own grid.",
             *_crop_in_words(overrides.centre_crop),
         ),
