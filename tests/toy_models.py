@@ -10,13 +10,12 @@ import numpy as np
 import SimpleITK
 import torch
 import yaml
-from typer.testing import CliRunner
+from msd_shell import done, msd
 
 from medsegdiff_cli.artifacts.checkpoint import write_checkpoint
 from medsegdiff_cli.artifacts.plan import Plan, digest_as_stored, write_plan
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, write_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, write_run
-from medsegdiff_cli.cli.app import app
 from medsegdiff_cli.prediction.model import build_trainable, task_of
 
 DATASET, RUN = "Dataset007_Toy", "supervised__3d"
@@ -112,27 +111,10 @@ def make_shop(folder: Path) -> Path:
     return folder
 
 
-def msd(*words):
-    """Run a command line in this process; it may fail, but not fall over."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert "Traceback" not in result.stderr
-    assert "internal error" not in result.stderr
-    return result
-
-
-def done(*words):
-    """Run a command line that must succeed."""
-    result = msd(*words)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
 def refused(code, message, shop, tmp_path, model, *words):
     """Predict with a model that must be refused, into a folder that must not appear."""
     result = msd("predict", model, shop / "images", tmp_path / "out", "--workers", 0, *words)
-    assert result.exit_code == code, result.stderr
+    assert result.code == code, result.stderr
     assert message in result.stderr
     assert "to do:" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -11,8 +11,8 @@ from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.atomic import digest_of_file
-from medsegdiff_cli.errors import InputDataError, UsageError
-from medsegdiff_cli.methods.registry import METHODS, PRETRAINING, find_method, find_objective, is_pretraining
+from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
+from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, PRETRAINING, find_method, is_pretraining
 from medsegdiff_cli.workflows.recipes import known_settings, locate, pretraining_choice
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -29,9 +29,15 @@ def pretraining_run_name(objective_or_method: str) -> str:
     Raises:
         UsageError: neither, or a method that starts from no pretraining.
     """
-    if objective_or_method not in METHODS:
-        find_objective(objective_or_method)
+    if objective_or_method in OBJECTIVES:
         return f"{PRETRAINING}{objective_or_method}"
+    if objective_or_method not in METHODS:
+        known = [*OBJECTIVES, *(name for name, entry in METHODS.items() if entry.objectives)]
+        raise UsageError(
+            f"no objective or method '{objective_or_method}'",
+            where="OBJECTIVE|METHOD",
+            fix=did_you_mean(objective_or_method, known),
+        )
     objectives = METHODS[objective_or_method].objectives
     if not objectives:
         able = ", ".join(name for name, entry in METHODS.items() if entry.objectives)

@@ -12,11 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msd_shell import done, msd, tree
 from toy_models import DATASET, RUN, write_run_folder
-from typer.testing import CliRunner
 
 from medsegdiff_cli import atomic, locks
-from medsegdiff_cli.cli.app import app
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.writing import write_image, write_label
 from medsegdiff_cli.locks import locked
@@ -29,30 +28,12 @@ SHAPE = (8, 8, 8)
 QUICK = "--set steps=2 --set model_channels=8 --set channel_mult=[1] --set validate_every_steps=0 --workers 0".split()
 
 
-def msd(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert "internal error" not in result.stderr
-    return result
-
-
-def done(*words):
-    result = msd(*words)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
 def refused(code, message, *words):
     result = msd(*words)
-    assert result.exit_code == code, result.stderr
+    assert result.code == code, result.stderr
     assert message in result.stderr
     assert "to do:" in result.stderr
     return result
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from failing_writes import BROKEN, FAULTS, FULL, KILL, Child, Fault, run_child
+from msd_shell import tree
 from toy_models import write_run_folder
 from typer.testing import CliRunner
 
@@ -68,10 +69,6 @@ def msd(*words: object) -> int:
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "internal error" not in result.output
     return result.exit_code
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")

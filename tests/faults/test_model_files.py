@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toy_models import DATASET, RUN, forge, make_shop, msd, refused, write_run_folder
+from msd_shell import msd
+from toy_models import DATASET, RUN, forge, make_shop, refused, write_run_folder
 
 from medsegdiff_cli import atomic
 
@@ -52,9 +53,9 @@ def test_a_pickle_is_refused_by_its_name_and_never_opened(shop, tmp_path, ending
     model.write_bytes(pickle.dumps(Trap(tmp_path / "canary")))
     refused(6, "is a pickle", shop, tmp_path, model)
     for words in (["bundle", "export", model], ["finetune", "supervised", 1, "--from", model]):
-        assert msd(*words, "--workspace", tmp_path / "workspace").exit_code == 6
+        assert msd(*words, "--workspace", tmp_path / "workspace").code == 6
     for words in (["bundle", "info", model], ["bundle", "import", model]):
-        assert msd(*words).exit_code == 2
+        assert msd(*words).code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [model.name]
 
 
@@ -231,6 +232,6 @@ def test_a_model_of_a_newer_format_is_code_2_and_says_upgrade(shop, tmp_path, fo
 )
 def test_what_a_model_does_not_have_cannot_be_asked_of_it(shop, tmp_path, words):
     result = msd("predict", shop / "toy.msd", shop / "images", tmp_path / "out", *words)
-    assert result.exit_code == 2
+    assert result.code == 2
     assert words[0] in result.stderr
     assert not (tmp_path / "out").exists()

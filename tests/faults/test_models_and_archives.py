@@ -10,7 +10,8 @@ import tarfile
 import zipfile
 
 import pytest
-from toy_models import DATASET, RUN, done, make_shop, msd, refused
+from msd_shell import done, msd
+from toy_models import DATASET, RUN, make_shop, refused
 
 fault = pytest.mark.fault
 
@@ -42,7 +43,7 @@ def refuse_everywhere(shop, tmp_path, bundle, message, code=6):
     refused(code, message, shop, tmp_path, bundle)
     for words in (["info", bundle], ["import", bundle, "--workspace", tmp_path / "workspace"]):
         result = msd("bundle", *words)
-        assert result.exit_code == code
+        assert result.code == code
         assert message in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -192,7 +193,7 @@ def test_a_byte_of_any_member_is_covered_by_the_manifest(shop, tmp_path):
     for name in names:
         bundle = rewritten(shop, tmp_path / "bad.msd", change)
         result = msd("bundle", "info", bundle)
-        assert result.exit_code == 6
+        assert result.code == 6
         assert f"'{name}' does not match its sha256" in result.stderr
     refuse_everywhere(shop, tmp_path, bundle, "does not match its sha256")
 
@@ -212,7 +213,7 @@ def test_an_import_never_replaces_a_model_unasked(shop, tmp_path):
     run = tmp_path / "results" / DATASET / RUN
     (run / "fold_0" / "note.txt").write_text("mine")
     result = msd(*words)
-    assert result.exit_code == 2
+    assert result.code == 2
     assert "--overwrite" in result.stderr
     assert (run / "fold_0" / "note.txt").read_text() == "mine"
     done(*words, "--name", "another")
@@ -225,7 +226,7 @@ def test_an_import_never_replaces_a_model_unasked(shop, tmp_path):
 @pytest.mark.parametrize("name", ["../escape", "/abs", "a/b", "..", ".hidden", "", "a\0b", "-rf"])
 def test_an_import_cannot_be_named_to_lead_outside(shop, tmp_path, name):
     result = msd("bundle", "import", shop / "toy.msd", "--workspace", tmp_path, f"--name={name}")
-    assert result.exit_code == (0 if name == "" else 2)
+    assert result.code == (0 if name == "" else 2)
     assert {path.name for path in tmp_path.iterdir()} <= {"results"}
 
 
@@ -272,6 +273,6 @@ def test_a_manifest_is_held_to_its_schema(shop, tmp_path, changes, message):
 def test_a_manifest_that_speaks_of_another_model_is_not_imported(shop, tmp_path, changes):
     bundle = rewritten(shop, tmp_path / "bad.msd", manifest_changed(**changes))
     result = msd("bundle", "import", bundle, "--workspace", tmp_path / "workspace")
-    assert result.exit_code == 6
+    assert result.code == 6
     assert next(iter(changes)) in result.stderr
     assert not (tmp_path / "workspace").exists()

@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from msd_shell import tree
 
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.checking.check import check_dataset
@@ -41,10 +42,6 @@ def save(path, voxels, affine=AFFINE):
 def write_info(root, **changes):
     info = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 3}
     (root / "dataset.json").write_text(json.dumps({**info, "file_ending": ".nii.gz", **changes}))
-
-
-def tree(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def mended(folder):

@@ -213,3 +213,8 @@ def test_what_the_dataset_allows_is_seen_with_a_warning(folder, caplog, monkeypa
     with caplog.at_level(logging.WARNING):
         assert "hidden" in pretraining_cases(open_dataset(folder), FOLD)
     assert "sees 1 test or validation images" in caplog.text
+
+
+def test_a_misspelt_method_is_answered_with_the_nearest_that_can_be_pretrained():
+    with pytest.raises(UsageError, match="did you mean 'tedm'"):
+        pretraining_run_name("tedmm")
