@@ -189,7 +189,7 @@ def _half_log_snr(level: float) -> float:
     return 0.5 * (math.log(level) - math.log1p(-level))
 
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": Ddpm(), "ddim": Ddim(), "dpm-solver++": DpmSolverPlusPlus()}
+SAMPLERS: dict[str, Sampler] = {"ddpm": Ddpm(), "ddim": Ddim(), "dpm++": DpmSolverPlusPlus()}
 
 
 def get_sampler(name: str, eta: float = 0.0) -> Sampler:

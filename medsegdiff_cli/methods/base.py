@@ -44,12 +44,17 @@ class Sampling:
     Attributes:
         sampler, steps: None takes the model's own default.
         eta: 0 deterministic DDIM ... 1 ancestral.
+        start: training timestep at which the walk starts; None starts from pure noise at the last one.
+        stop_change: end the walk when a smaller share of foreground voxels than this changes its class from one step
+            to the next; None walks to the end.
         timesteps: training timesteps whose members a timestep ensemble predicts with; None takes all that it has.
     """
 
     sampler: str | None = None
     steps: int | None = None
     eta: float = 0.0
+    start: int | None = None
+    stop_change: float | None = None
     timesteps: tuple[int, ...] | None = None
 
 
