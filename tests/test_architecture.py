@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "medsegdiff_cli"
 LAYERS = (
-    {PACKAGE, "errors", "paths", "log", "atomic", "leftovers", "locks"},
+    {PACKAGE, "errors", "paths", "log", "atomic", "leftovers", "locks", "workers"},
     {"artifacts"},
     {"imaging", "diffusion", "networks", "metrics", "losses", "phantoms"},
     {"methods"},

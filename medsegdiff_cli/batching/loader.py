@@ -4,9 +4,9 @@ There is no loader state: step k is the same whether training started at 0 or at
 ranks' batches together are the global batch of one rank.
 """
 
+import contextlib
 import itertools
 import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -20,6 +20,14 @@ from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
 from medsegdiff_cli.batching.dataset import PatchDataset, PatchSettings, Sample
 from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, UsageError
+from medsegdiff_cli.workers import (
+    Watch,
+    kill,
+    leave_interrupts_to_the_parent,
+    listed,
+    standstill_error,
+    started_since,
+)
 
 _PREFETCHED_BATCHES = 2
 _NAMED_CASES = 10
@@ -58,7 +66,7 @@ def make_batches(
     Raises:
         UsageError: more ranks than patches in a batch.
         InputDataError: no case, or a case without the label that full supervision needs.
-        ResourceError: a worker died (noticed within 5 s); the cases it may have been reading are named.
+        ResourceError: a worker died (noticed within 5 s) or stands still; the cases it may have been reading are named.
     """
     if not cases:
         raise InputDataError("there is no case to train on", where=str(store.folder), fix="check split and dataset")
@@ -115,22 +123,35 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
         collate_fn=_collate,
         prefetch_factor=_PREFETCHED_BATCHES if in_processes else None,
         multiprocessing_context=_process_context() if in_processes else None,
-        worker_init_fn=_leave_interrupts_to_the_parent if in_processes else None,
+        worker_init_fn=leave_interrupts_to_the_parent if in_processes else None,
     )
+    before = multiprocessing.active_children()
     iterator: Iterator[Batch | MsdError] = iter(loader)
-    for delivered in itertools.count():
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except (RuntimeError, ConnectionError, EOFError) as problem:
-            # Errors inside of a worker keep their kind; these are about the workers themselves.
-            if isinstance(problem, RuntimeError) and "DataLoader" not in str(problem):
-                raise
-            raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
-        if isinstance(batch, MsdError):
-            raise batch
-        yield batch
+    processes = started_since(before) if in_processes else []
+    watch = Watch(processes) if in_processes else None
+    try:
+        for delivered in itertools.count():
+            try:
+                with contextlib.nullcontext() if watch is None else watch.waiting():
+                    batch = next(iterator)
+            except StopIteration:
+                return
+            except (RuntimeError, ConnectionError, EOFError) as problem:
+                if watch is not None and watch.found_standstill:
+                    cases = _cases_ahead(dataset, numbers, delivered, workers)
+                    raise standstill_error("batch-making", cases) from problem
+                # Errors inside of a worker keep their kind; these are about the workers themselves.
+                if isinstance(problem, RuntimeError) and "DataLoader" not in str(problem):
+                    raise
+                raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
+            if isinstance(batch, MsdError):
+                raise batch
+            yield batch
+    finally:
+        if watch is not None:
+            watch.end()
+        del iterator  # torch asks its workers to end; one that is stopped does not hear it
+        kill(processes)
 
 
 class _ErrorsAsSamples(Dataset[Sample | MsdError]):
@@ -146,11 +167,6 @@ class _ErrorsAsSamples(Dataset[Sample | MsdError]):
             return error
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ignore SIGINT, which Ctrl-C sends to every process of the terminal: the training process saves, then stops us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _process_context() -> multiprocessing.context.BaseContext:
     """Return a way to start processes that copies no threads; a fork server imports torch once for all workers."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -163,15 +179,18 @@ def _process_context() -> multiprocessing.context.BaseContext:
 def _worker_died(
     dataset: PatchDataset, numbers: _SampleNumbers, delivered: int, workers: int, problem: Exception
 ) -> ResourceError:
-    ahead = range(delivered, min(delivered + workers * _PREFETCHED_BATCHES, len(numbers)))
-    cases = sorted({dataset.case_of(number) for index in ahead for number in numbers.of(index)})
-    more = f" and {len(cases) - _NAMED_CASES} more" if len(cases) > _NAMED_CASES else ""
     reason = (str(problem) or repr(problem)).splitlines()[0]
     return ResourceError(
         f"a process that prepares batches died ({reason})",
-        where=f"it was reading one of: {', '.join(cases[:_NAMED_CASES])}{more}",
+        where=f"it was reading one of: {listed(_cases_ahead(dataset, numbers, delivered, workers), _NAMED_CASES)}",
         fix="most often memory or /dev/shm is full: use fewer --workers (0 always works), then run the command again",
     )
+
+
+def _cases_ahead(dataset: PatchDataset, numbers: _SampleNumbers, delivered: int, workers: int) -> list[str]:
+    """Return the cases of the batches that workers may have been making."""
+    ahead = range(delivered, min(delivered + workers * _PREFETCHED_BATCHES, len(numbers)))
+    return sorted({dataset.case_of(number) for index in ahead for number in numbers.of(index)})
 
 
 def _collate(outcomes: list[Sample | MsdError]) -> Batch | MsdError:

@@ -2,18 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from operator import attrgetter
 from typing import Any
 
 from medsegdiff_cli.artifacts.scores import DISTANCES, RATIOS, CaseScore, ClassScore, Scores
-from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError
+from medsegdiff_cli.errors import InputDataError, MsdError
 from medsegdiff_cli.evaluation.case_scores import score_case, volume_unit
 from medsegdiff_cli.evaluation.label_pair import ScorePair, ScoreSettings, read_pair
 from medsegdiff_cli.evaluation.summary import collect_scores
 from medsegdiff_cli.metrics.surface import image_diagonal_mm
+from medsegdiff_cli.workers import in_processes
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def evaluate_folder(
 
     Raises:
         InputDataError: no case at all could be scored, or a case name occurs twice.
-        ResourceError: a worker died.
+        ResourceError: a worker was killed or stands still.
     """
     names = [pair.case for pair in pairs]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -112,17 +111,19 @@ def score_pair(pair: ScorePair, settings: ScoreSettings) -> CaseScore:
 
 
 def _outcomes(pairs: Sequence[ScorePair], settings: ScoreSettings, workers: int) -> Iterator[CaseScore | str]:
+    """Yield what became of each pair, in their order; their case names differ."""
     work = partial(_score_or_reason, settings=settings)
     if workers <= 1 or len(pairs) <= 1:
         yield from map(work, pairs)
         return
-    try:
-        # spawn: a forked child would inherit the locks of this process's threads.
-        with ProcessPoolExecutor(min(workers, len(pairs)), mp_context=get_context("spawn")) as pool:
-            yield from pool.map(work, pairs)
-    except BrokenProcessPool as error:
-        fix = "use fewer --workers; the system may have run out of memory"
-        raise ResourceError("a worker process died", where="evaluation", fix=fix) from error
+    ready: dict[int, CaseScore | str] = {}
+    numbers = {pair.case: number for number, pair in enumerate(pairs)}
+    expected = 0
+    for pair, future in in_processes(work, pairs, workers, name=attrgetter("case"), kind="scoring"):
+        ready[numbers[pair.case]] = future.result()
+        while expected in ready:
+            yield ready.pop(expected)
+            expected += 1
 
 
 def _score_or_reason(pair: ScorePair, settings: ScoreSettings) -> CaseScore | str:

@@ -1,11 +1,8 @@
 """Measure a whole dataset in parallel, case by case only where files changed."""
 
 import io
-import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +12,10 @@ from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part
 from medsegdiff_cli.artifacts.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, write_fingerprint
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
-from medsegdiff_cli.errors import InputDataError, ResourceError
+from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.fingerprinting.intensities import pooled_statistics
 from medsegdiff_cli.fingerprinting.measure import digest_of_case, measure_case, median_relative_size
+from medsegdiff_cli.workers import in_processes
 
 CASES_FOLDER = "fingerprint_cases"
 # imagesTs is never opened: nothing of a test case may reach a plan.
@@ -59,7 +57,7 @@ def extract_fingerprint(
 
     Raises:
         InputDataError: the dataset is empty, or some cases cannot be used (all of them are listed).
-        ResourceError: a worker died.
+        ResourceError: a worker was killed or stands still.
     """
     jobs = _jobs(dataset, cache)
     cases: dict[Path, CaseFingerprint] = {}
@@ -110,23 +108,12 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, CaseFingerprint
         for job in jobs:
             yield job, _measure_or_reuse(job)
         return
-    # spawn: forked children of a process with threads (torch, ITK) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        running = {pool.submit(_measure_or_reuse, job): job for job in jobs}
-        try:
-            for future in as_completed(running):
-                job = running[future]
-                yield job, future.result()
-        except BrokenProcessPool as error:
-            raise ResourceError(
-                "a worker process died, most likely for lack of memory",
-                where=f"near case {job.files.case}",
-                fix="run again with fewer --workers, or --workers 0; finished cases are not lost",
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not wait for all other cases
-            raise
+    for job, future in in_processes(_measure_or_reuse, jobs, workers, name=_name_of, kind="measuring"):
+        yield job, future.result()
+
+
+def _name_of(job: _Job) -> str:
+    return job.files.case
 
 
 def _measure_or_reuse(job: _Job) -> CaseFingerprint | InputDataError:

@@ -1,12 +1,11 @@
 """Fill the preprocessed store of one configuration: incrementally, in parallel, one case at a time per worker."""
 
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from medsegdiff_cli.artifacts.fingerprint import Fingerprint
 from medsegdiff_cli.artifacts.plan import Plan
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.diffusion.noise import stream_seed
-from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, ResourceError, did_you_mean
+from medsegdiff_cli.errors import InputDataError, MsdError, PartialFailure, did_you_mean
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.leftovers import remove_leftovers
 from medsegdiff_cli.locks import locked
@@ -23,6 +22,7 @@ from medsegdiff_cli.paths import LOCK
 from medsegdiff_cli.preprocessing.case import CaseJob, Outcome, demands_mask, is_up_to_date, preprocess_case
 from medsegdiff_cli.preprocessing.foreground import n_sampled_voxels
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
+from medsegdiff_cli.workers import in_processes, listed
 
 # nnU-Net's seed of the foreground sample.
 _SEED = 1234
@@ -69,7 +69,7 @@ def preprocess(
         UsageError: another process fills the store.
         InputDataError: masks are missing that the plan needs, names are unknown or not unique, or every case failed.
         PartialFailure: some cases failed; the others are stored.
-        ResourceError: memory or disk is full, or a worker was killed; the cases it was on are named.
+        ResourceError: memory or disk is full, or a worker was killed or stands still; the cases it was on are named.
     """
     jobs = _jobs(dataset, plan, config, store, parts, cases)
     if wait and cases is not None and all(is_up_to_date(job) for job in jobs):
@@ -135,19 +135,19 @@ def _jobs(
     names = [files.case for _, files in found]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputDataError(
-            f"the same case in two parts of the dataset: {_listed(twice)}",
+            f"the same case in two parts of the dataset: {listed(twice)}",
             where=str(dataset.path),
             fix="rename or remove the copies",
         )
     if unknown := sorted(set(cases or ()) - set(names)):
         raise InputDataError(
-            f"the dataset has no case {_listed(unknown)}", where=str(dataset.path), fix=did_you_mean(unknown[0], names)
+            f"the dataset has no case {listed(unknown)}", where=str(dataset.path), fix=did_you_mean(unknown[0], names)
         )
     chosen = [(part, files) for part, files in found if cases is None or files.case in cases]
     without_mask = [files.case for _, files in chosen if files.mask is None]
     if demands_mask(settings) and without_mask:
         raise InputDataError(
-            f"the plan's normalisation or crop needs masks, which are missing for {_listed(without_mask)}",
+            f"the plan's normalisation or crop needs masks, which are missing for {listed(without_mask)}",
             where=str(dataset.path),
             fix="put masks into masksTr, masksTs and masksUn, or choose another normalisation and crop in the plan",
         )
@@ -180,28 +180,8 @@ def _outcomes(jobs: Sequence[CaseJob], workers: int) -> Iterator[tuple[CaseJob, 
             except InputDataError as problem:
                 yield job, problem
         return
-    # Spawned, because forking a process that has threads (torch, SimpleITK) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        waiting = iter(jobs)
-        running: dict[Future[Outcome], CaseJob] = {}
-        try:
-            while True:
-                # One job per worker at a time: memory stays flat, and a dead worker's job is one of few.
-                for _, job in zip(range(workers - len(running)), waiting, strict=False):
-                    running[pool.submit(preprocess_case, job)] = job
-                if not running:
-                    return
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield running[future], _outcome_of(future)
-                    del running[future]
-        except BrokenProcessPool as problem:
-            raise ResourceError(
-                "a preprocessing process was killed, most often because memory is full",
-                where=f"it was working on one of: {_listed(sorted(job.case for job in running.values()))}",
-                fix="run the same command again with fewer --workers (0 works in one process); what is done is kept",
-            ) from problem
+    for job, future in in_processes(preprocess_case, jobs, workers, name=attrgetter("case"), kind="preprocessing"):
+        yield job, _outcome_of(future)
 
 
 def _outcome_of(future: "Future[Outcome]") -> Outcome | MsdError:
@@ -219,11 +199,6 @@ def _raise_for_failures(failed: dict[str, str], n_cases: int) -> None:
     more = f"\n- and {len(failed) - _NAMED_CASES} more" if len(failed) > _NAMED_CASES else ""
     raise kind(
         f"{len(failed)} of {n_cases} cases could not be preprocessed:\n{shown}{more}",
-        where=_listed(sorted(failed)),
+        where=listed(sorted(failed)),
         fix="mend or remove these cases (`msd check` lists all problems), then run the same command again",
     )
-
-
-def _listed(cases: Sequence[str]) -> str:
-    more = f" and {len(cases) - _NAMED_CASES} more" if len(cases) > _NAMED_CASES else ""
-    return ", ".join(cases[:_NAMED_CASES]) + more

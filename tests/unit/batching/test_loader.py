@@ -1,5 +1,6 @@
 """Batches: what a step sees depends on its number, and on nothing else."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from batching_phantoms import TWO_CLASSES, write_case
 
+from medsegdiff_cli import workers as worker_processes
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore, StoredCase
@@ -240,11 +242,32 @@ def test_an_error_inside_of_a_worker_reads_as_it_would_without_one(
 class LethalStore(PreprocessedStore):
     """Reading from it ends the process, as the kernel does when memory is full."""
 
+    signal = signal.SIGKILL
+
     def read(self, case: str, *, with_label: bool = True) -> StoredCase:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), self.signal)
         return super().read(case, with_label=with_label)
 
 
+class StoppingStore(LethalStore):
+    """Reading from it stops the process."""
+
+    signal = signal.SIGSTOP
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F59")
+def test_a_worker_that_stands_still_is_ended_and_reported_with_its_cases(
+    make_store: Callable[..., PreprocessedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "NO_PROGRESS_S", 1.0)
+    store = make_store(n=1)
+    with pytest.raises(ResourceError, match=r"batch-making processes stand still[\s\S]*case_0"):
+        batches_of(StoppingStore(store.folder), workers=2)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.fault("F58")
 def test_a_dead_worker_is_reported_with_its_cases(make_store: Callable[..., PreprocessedStore]) -> None:
     store = make_store(n=1)
     with pytest.raises(ResourceError) as caught:
