@@ -3,7 +3,10 @@
 ```
 CASE.nii.gz                     label map, the dataset's own values
 CASE.json                       sidecar: digests, settings, flags, volumes; its presence means "done"
-probabilities/, uncertainty/, members/   optional maps
+probabilities/, uncertainty/   optional maps
+members/CASE_NNN.nii.gz         label map of each member; where members have an estimate at each step of a walk,
+                                members/CASE_NNN_tTTTT.nii.gz is that of training timestep TTTT
+steps/CASE_tTTTT.nii.gz         label map of the members' fused estimates at that timestep
 prediction.json                 models, settings, label names
 volumes.csv                     one row a case and class, from the sidecars
 ```
@@ -11,7 +14,9 @@ volumes.csv                     one row a case and class, from the sidecars
 `volumes.csv` has the columns `case`, `class`, `voxels` (native grid), `volume_ml` (blank without physical spacing),
 `agreement` (of the case, 0 to 1: mean over members of the Dice with the fused prediction), `member_agreement` (of the
 class, 0 to 1: Dice pooled over all pairs of members; blank where no member sees the class) and `flags`. Both agreements
-are measured on the network's grid, before the way back to the native one, and are blank for one member.
+are measured on the network's grid, before the way back to the native one, and are blank for one member. So are
+`voxels_mean`, `voxels_low`, `voxels_high` and the same for `volume_ml`: mean and 95 % interval of the members' own
+volumes.
 """
 
 from pathlib import Path
@@ -25,6 +30,14 @@ from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import PREDICTION_JSON
 
 
+class Spread(StrictModel):
+    """A figure over members: their mean, and the interval from the 2.5th to the 97.5th percentile."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class Sidecar(StrictModel):
     """What is known about one predicted case.
 
@@ -36,6 +49,10 @@ class Sidecar(StrictModel):
         agreement: mean over members of the Dice with the fused prediction, None with one member.
         member_agreement: class to the Dice pooled over all pairs of members (see `RunningFusion.pairwise_dice`), None
             where no member sees the class; empty with one member.
+        member_voxels: class to the spread of the members' own volumes, measured on the network's grid and given in
+            native voxels; empty with one member.
+        steps_taken: mean number of steps over windows and draws, fewer than were planned where walks ended early; None
+            for methods that take none.
         flags: sentences on what to look at.
     """
 
@@ -55,6 +72,8 @@ class Sidecar(StrictModel):
     volumes_ml: dict[str, float | None] = Field(default_factory=dict)
     agreement: float | None = None
     member_agreement: dict[str, float | None] = Field(default_factory=dict)
+    member_voxels: dict[str, Spread] = Field(default_factory=dict)
+    steps_taken: float | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -65,6 +84,8 @@ class PredictionInfo(StrictModel):
         classes: class name to the label values it consists of.
         bundles: file name to sha256 of the bundles that models came from.
         settings: of inference; all cases of the folder share them. Empty in folders of versions that did not say.
+        visited_timesteps: training timesteps that sampling visits, from noisy to clean; empty for methods without.
+        draws: repetitions of a stochastic method.
         trained_on: labelled cases that one of the models was trained on; scores of them are said to be no test.
         notes: sentences to print beside every score, for example about test images seen in pretraining.
     """
@@ -86,6 +107,8 @@ class PredictionInfo(StrictModel):
     seed: int
     train_cases: int
     settings: dict[str, Any] = Field(default_factory=dict)
+    visited_timesteps: tuple[int, ...] = ()
+    draws: int = 1
     trained_on: tuple[str, ...] = ()
     validation_labels_used_for_selection: int = 0
     notes: tuple[str, ...] = ()
