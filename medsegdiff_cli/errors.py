@@ -9,6 +9,17 @@ means, the second, "To do: ...", what a person or a script does then.
 import difflib
 from collections.abc import Iterable
 
+# What torch, CUDA, ITK, the C++ library and the system say when memory cannot be had.
+_LACK_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad allocation",
+    "bad_alloc",
+    "alloc_failed",
+)
+
 
 class MsdError(Exception):
     """Base of all errors that are meant for the user.
@@ -120,6 +131,14 @@ class Interrupted(MsdError):
 def visible(text: str) -> str:
     """Return a text with its control characters spelled out: a name from a file cannot forge what a terminal shows."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch, CUDA or ITK says that memory could not be had, here or on a device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _LACK_OF_MEMORY)
+    )
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

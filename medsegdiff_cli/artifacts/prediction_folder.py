@@ -53,6 +53,8 @@ class Sidecar(StrictModel):
             native voxels; empty with one member.
         steps_taken: mean number of steps over windows and draws, fewer than were planned where walks ended early; None
             for methods that take none.
+        window_batch: windows per network call that were used; half of what `settings` say where memory did not suffice.
+            None in sidecars of versions that did not say.
         flags: sentences on what to look at.
     """
 
@@ -74,6 +76,7 @@ class Sidecar(StrictModel):
     member_agreement: dict[str, float | None] = Field(default_factory=dict)
     member_voxels: dict[str, Spread] = Field(default_factory=dict)
     steps_taken: float | None = None
+    window_batch: int | None = None
     flags: tuple[str, ...] = ()
 
 

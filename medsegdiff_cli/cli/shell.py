@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from medsegdiff_cli import log
-from medsegdiff_cli.errors import MsdError, ResourceError, UsageError, did_you_mean
+from medsegdiff_cli.errors import MsdError, ResourceError, UsageError, did_you_mean, lacks_memory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,10 +73,6 @@ def verb(function: Function) -> Function:
             _fail(error.exit_code, str(error), error, bool(kwargs.get("json_output")))
         except (typer.Exit, typer.Abort):
             raise
-        except MemoryError as error:
-            what = f"the memory does not suffice ({error})" if str(error) else "the memory does not suffice"
-            problem = ResourceError(what, fix="use fewer --workers, or a machine with more memory")
-            _fail(problem.exit_code, str(problem), problem, bool(kwargs.get("json_output")))
         except KeyboardInterrupt:
             _fail(130, "interrupted", None, bool(kwargs.get("json_output")))
         except BrokenPipeError:
@@ -84,7 +80,7 @@ def verb(function: Function) -> Function:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except Exception as error:
-            if (trouble := _trouble_with_a_disk(error)) is not None:
+            if (trouble := _lack_of_memory(error) or _trouble_with_a_disk(error)) is not None:
                 _fail(trouble.exit_code, str(trouble), trouble, bool(kwargs.get("json_output")))
             if verbose:
                 raise
@@ -92,6 +88,17 @@ def verb(function: Function) -> Function:
             _fail(1, f"internal error: {type(error).__name__}: {error}\n{hint}", error, bool(kwargs.get("json_output")))
 
     return run  # type: ignore[return-value]  # `wraps` gives it the signature of `function`
+
+
+def _lack_of_memory(error: Exception) -> ResourceError | None:
+    """Return what memory that was denied is to the user, wherever it came up; None for anything else."""
+    if not lacks_memory(error):
+        return None
+    reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
+    return ResourceError(
+        f"the memory does not suffice{reason}",
+        fix="see with --dry-run what the command takes; use fewer --workers, or a machine with more memory",
+    )
 
 
 def _trouble_with_a_disk(error: Exception) -> ResourceError | None:

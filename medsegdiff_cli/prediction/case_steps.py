@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, write_sidecar
-from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
+from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError, lacks_memory
 from medsegdiff_cli.imaging.channels import read_channels
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label, unreadable
@@ -65,6 +65,19 @@ class ReadCase:
     transformed: Transformed | None = None
 
 
+@dataclass(frozen=True)
+class ComputedCase:
+    """A case after predicting; `fusion` is None when its prediction is already there.
+
+    Attributes:
+        window_batch: windows per network call, after halving.
+    """
+
+    read: ReadCase
+    fusion: RunningFusion | None = None
+    window_batch: int = 0
+
+
 def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
     """Read and preprocess a case, unless its prediction exists under the same key.
 
@@ -109,37 +122,62 @@ def key_of(job: PredictionJob, case: InputCase) -> tuple[str, dict[str, str]]:
     return key, digests
 
 
-def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> tuple[ReadCase, RunningFusion | None]:
-    """Predict a read case on the network's grid.
+def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> ComputedCase:
+    """Predict a read case on the network's grid; where memory is too small, once more with half the windows a call.
 
     Raises:
-        ResourceError: the device's memory does not suffice.
+        ResourceError: the memory does not suffice for that either.
     """
     read = reading.result()
     if read.transformed is None:
-        return read, None
+        return ComputedCase(read)
+    asked = job.inference.window_batch
+    fusion = _fused(job, read, read.transformed, asked)
+    if isinstance(fusion, RunningFusion):
+        return ComputedCase(read, fusion, asked)
+    reason, halved = fusion, asked // 2
+    if halved:
+        log.warning(
+            "case '%s': the memory does not suffice for %d windows a call (%s); it is predicted with %d, which may "
+            "change the last bits",
+            *(read.case.case, asked, reason, halved),
+        )
+        fusion = _fused(job, read, read.transformed, halved)
+        if isinstance(fusion, RunningFusion):
+            return ComputedCase(read, fusion, halved)
+        reason = fusion
+    raise ResourceError(
+        f"the memory does not suffice for {halved or asked} windows a call ({reason})",
+        where=f"case '{read.case.case}'",
+        fix="predict fewer windows a call (--window-batch 1), or use --device cpu",
+    )
+
+
+def _fused(job: PredictionJob, read: ReadCase, transformed: Transformed, window_batch: int) -> RunningFusion | str:
+    """Return the prediction, or in what words memory was denied; the error itself would hold on to what was there."""
     try:
-        fusion = predict_volume(
+        return predict_volume(
             [model.method for model in job.models],
-            torch.from_numpy(np.asarray(read.transformed.image, dtype=np.float32)),
+            torch.from_numpy(np.asarray(transformed.image, dtype=np.float32)),
             read.case.case,
-            job.inference,
+            replace(job.inference, window_batch=window_batch),
             keep_variance=job.wanted.uncertainty,
             keep_labels=True,
             keep_votes=True,
         )
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"the device's memory does not suffice ({str(error).splitlines()[0][:200]})",
-            where=f"case '{read.case.case}'",
-            fix="predict fewer windows a call (--window-batch 1), or use --device cpu",
-        ) from error
-    return read, fusion
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return (str(error) or repr(error)).splitlines()[0][:200]
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what a failed call had taken in pieces
 
 
-def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, RunningFusion | None]]") -> str:
+def write_predicted_case(job: PredictionJob, computing: "Future[ComputedCase]") -> str:
     """Write a predicted case; return "written", or "reused" when there was nothing to do."""
-    read, fusion = computing.result()
+    computed = computing.result()
+    read, fusion = computed.read, computed.fusion
     if read.image is None or read.transformed is None or fusion is None:
         return "reused"
     case, plan = read.case.case, job.models[0].plan
@@ -178,6 +216,7 @@ def write_predicted_case(job: PredictionJob, computing: "Future[tuple[ReadCase, 
             volumes_ml={name: None if per_ml is None else count * per_ml for name, count in voxels.items()},
             agreement=agreement,
             member_agreement=_per_class(fusion.pairwise_dice(), scheme),
+            window_batch=computed.window_batch,
             flags=flags_of(read.image, plan.channels, voxels, agreement),
         ),
     )

@@ -8,7 +8,15 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsegdiff_cli.errors import InputDataError, MsdError, NotFinished, PartialFailure, ResourceError, UsageError
+from medsegdiff_cli.errors import (
+    InputDataError,
+    MsdError,
+    NotFinished,
+    PartialFailure,
+    ResourceError,
+    UsageError,
+    lacks_memory,
+)
 from medsegdiff_cli.prediction.case_steps import PredictionJob, compute_case, read_case, write_predicted_case
 from medsegdiff_cli.prediction.inputs import InputCase
 
@@ -34,7 +42,7 @@ def predict_cases(
 
     Raises:
         UsageError: a case exists under other settings and `overwrite` is not set.
-        ResourceError: the disk is full or the like; every further case would fail as well.
+        ResourceError: disk or memory is full or the like; every further case would fail as well.
         NotFinished: the job's time is used up before the last case; the case under way was finished.
         PartialFailure: some cases failed. InputDataError: all did.
     """
@@ -51,6 +59,14 @@ def predict_cases(
             getattr(report, name).append(case.case)
         except (UsageError, ResourceError):
             raise
+        except (MemoryError, RuntimeError) as problem:
+            if not lacks_memory(problem):
+                raise
+            raise ResourceError(
+                f"the memory does not suffice ({str(problem)[:200] or repr(problem)})",
+                where=f"case '{case.case}'",
+                fix="see with --dry-run what it takes; use --workers 0, or a machine with more memory",
+            ) from problem
         except MsdError as error:
             name = "failed"
             report.failed[case.case] = error

@@ -13,7 +13,7 @@ import torch
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
-from medsegdiff_cli.errors import Interrupted, ResourceError
+from medsegdiff_cli.errors import Interrupted, ResourceError, lacks_memory
 from medsegdiff_cli.methods.base import Stage, Trainable
 from medsegdiff_cli.paths import CHECKPOINTS
 from medsegdiff_cli.training.checkpoints import StageCheckpoints
@@ -114,9 +114,14 @@ def _explained_errors(stage: Stage) -> Iterator[None]:
             f"stage '{stage.name}' was stopped at once, without saving",
             fix="run the same command again: it goes on from the last checkpoint",
         ) from None
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        # No smaller batch is tried: its statistics, its Dice and its noise would make it another training.
         raise ResourceError(
-            f"the device's memory does not suffice ({str(error).splitlines()[0][:200]})",
+            f"the memory does not suffice for a training step ({(str(error) or repr(error)).splitlines()[0][:200]})",
             where=f"stage '{stage.name}'",
-            fix="plan with a smaller --memory, or set training.batch_size or training.patch_size_voxels",
+            fix="under a new --name, set a smaller training.batch_size or training.patch_size_voxels, or a smaller "
+            "--scale, or gradient_checkpointing where the method has it; --dry-run says what is forecast. If something "
+            "else fills the memory, end that and run the same command again: it goes on from the last checkpoint",
         ) from error
