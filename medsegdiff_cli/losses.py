@@ -122,3 +122,56 @@ def _one_hot(label: Tensor, valid: Tensor | None, n_classes: int) -> Tensor:
     known = label if valid is None else label.where(valid.reshape(label.shape), 0)
     shape = (label.shape[0], n_classes, *label.shape[1:])
     return torch.zeros(shape, dtype=torch.bool, device=label.device).scatter_(1, known[:, None], True)
+
+
+def losses_of_items(
+    logits: Tensor,
+    label_or_mask: Tensor,
+    valid: Tensor | None = None,
+    *,
+    exclusive: bool,
+    dice_weight: float = 1.0,
+    ce_weight: float = 1.0,
+    focal_gamma: float = 0.0,
+) -> dict[str, Tensor]:
+    """Return the same two terms for each item of the batch alone, (batch,), for losses that weigh items.
+
+    Dice here is the mean over the classes that an item holds, without the background, and without smoothing: an item
+    that holds none has a Dice loss of exactly 0 (Fu et al. 2023 average over present classes, too).
+
+    Args:
+        logits, label_or_mask, valid, exclusive: see `dice_and_cross_entropy`.
+        focal_gamma: above 0, each voxel's entropy is multiplied by (1 - p)^gamma, p being the probability of the truth
+            (Lin et al. 2017).
+    """
+    exact = _exact(logits)
+    axes = tuple(range(1, exact.ndim - 1))
+    if exclusive:
+        log_p = exact.log_softmax(dim=1)
+        mask = _one_hot(label_or_mask, valid, logits.shape[1])
+        entropy = _focal(-log_p.where(mask, 0).sum(1), focal_gamma)
+        probabilities, mask = log_p[:, 1:].exp(), mask[:, 1:]
+    else:
+        mask = label_or_mask.bool()
+        truth = torch.where(mask, exact, -exact)
+        entropy = _focal(-F.logsigmoid(truth), focal_gamma).mean(1)
+        probabilities = exact.sigmoid()
+    counted = torch.ones_like(entropy, dtype=torch.bool) if valid is None else valid.reshape(entropy.shape)
+    mean_entropy = entropy.where(counted, 0).sum(axes) / counted.sum(axes).clamp(min=1)
+    return {
+        "dice": dice_weight * _dice_loss_of_present(probabilities, mask, counted),
+        "cross_entropy": ce_weight * mean_entropy,
+    }
+
+
+def _focal(entropy: Tensor, gamma: float) -> Tensor:
+    return entropy * (1 - (-entropy).exp()) ** gamma if gamma else entropy
+
+
+def _dice_loss_of_present(probabilities: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+    """Return 1 - Dice, averaged over each item's present classes, (batch,); 0 for an item without any."""
+    p, m = probabilities.where(counted[:, None], 0).flatten(2), (mask & counted[:, None]).flatten(2)
+    truth = m.sum(2)
+    present = truth > 0
+    dice = 2 * p.where(m, 0).sum(2) / (p.sum(2) + truth).where(present, 1)
+    return (1 - dice).where(present, 0).sum(1) / present.sum(1).clamp(min=1)

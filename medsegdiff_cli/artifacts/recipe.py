@@ -23,7 +23,8 @@ class TrainingSettings(StrictModel):
         steps: optimiser steps of the stage.
         patch_size_voxels, batch_size: None takes the plan's, fitted to the memory and the scale.
         betas: of Adam and AdamW; momentum: of SGD.
-        schedule: learning rate after the linear warm-up: to 0 along a cosine, nnU-Net's poly (0.9), or constant.
+        schedule: learning rate after the linear warm-up: to `final_learning_rate` along a cosine or nnU-Net's poly
+            (0.9), or constant; `decay_steps` after the warm-up if these are fewer than are left.
         gradient_clip: largest global norm, or None.
         ema_decay: of the weights that predict, or None to predict with the raw ones.
         precision: autocast type; `auto` takes bfloat16 where the hardware multiplies it natively.
@@ -43,11 +44,13 @@ class TrainingSettings(StrictModel):
     batch_size: int | None = Field(default=None, ge=1)
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
+    final_learning_rate: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.99
     weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0)
+    decay_steps: int | None = Field(default=None, ge=1)
     gradient_clip: float | None = 1.0
     ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -66,7 +69,7 @@ class AugmentationSettings(StrictModel):
 
     Attributes:
         rotation_degrees: range per axis; None takes nnU-Net's rule (30 in 3D, 180 in 2D, 15 in long 2D patches).
-        translation_voxels: range per axis.
+        translation_voxels: range, of all axes or of each one.
         order: spline order of image interpolation.
         mirror: along the plan's mirror axes, each with probability 0.5.
     """
@@ -76,7 +79,7 @@ class AugmentationSettings(StrictModel):
     p_scaling: float = Field(default=0.2, ge=0, le=1)
     scaling: tuple[float, float] = (0.7, 1.4)
     p_translation: float = Field(default=0.0, ge=0, le=1)
-    translation_voxels: float = 0.0
+    translation_voxels: float | tuple[float, ...] = 0.0
     order: int = Field(default=1, ge=0, le=3)
     p_noise: float = Field(default=0.1, ge=0, le=1)
     noise_variance: tuple[float, float] = (0.0, 0.1)

@@ -63,6 +63,7 @@ class Augmenter:
         self.patch_size = patch_size
         self._in_plane = len(patch_size) == 2 or max(patch_size) / patch_size[0] > _ANISOTROPY_THRESHOLD
         self._largest_angle_rad = np.deg2rad(_rotation_degrees(settings, patch_size, self._in_plane))
+        self._largest_shift = np.broadcast_to(np.asarray(settings.translation_voxels), (len(patch_size),))
         self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3, mirror_axes)
 
     def draw(self, rng: np.random.Generator) -> SpatialDraw:
@@ -71,7 +72,7 @@ class Augmenter:
         uniform = rng.uniform(size=3)
         angles = rng.uniform(-self._largest_angle_rad, self._largest_angle_rad, size=1 if self._in_plane else 3)
         scale = _from_either_side_of_one(rng, s.scaling)
-        shift = np.rint(rng.uniform(-s.translation_voxels, s.translation_voxels, size=n_dims)).astype(int)
+        shift = np.rint(rng.uniform(-self._largest_shift, self._largest_shift, size=n_dims)).astype(int)
         angles = angles if uniform[0] < s.p_rotation else np.zeros_like(angles)
         scale = scale if uniform[1] < s.p_scaling else 1.0
         shift = shift if uniform[2] < s.p_translation else np.zeros_like(shift)

@@ -5,6 +5,7 @@ item therefore sees the same numbers whatever the batch size, order, shard or nu
 """
 
 import hashlib
+import random
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,7 @@ class NoiseSource:
     def __init__(self, keys: Sequence[tuple[object, ...]], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self._generators = [torch.Generator().manual_seed(stream_seed(*key)) for key in keys]
+        self._deciders = [random.Random(stream_seed(*key, "decisions")) for key in keys]
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -43,3 +45,7 @@ class NoiseSource:
     def randint(self, low: int, high: int) -> Tensor:
         """Return one integer per item in [low, high), int64 (batch,)."""
         return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self._generators]).to(self.device)
+
+    def decide(self, chance: float) -> list[bool]:
+        """Return a decision per item, true with this chance; python's own, as they steer what is computed at all."""
+        return [decider.random() < chance for decider in self._deciders]

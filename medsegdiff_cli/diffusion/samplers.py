@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from medsegdiff_cli.diffusion.gaussian import Parameterisation
 from medsegdiff_cli.diffusion.grids import Grid, transitions
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.diffusion.schedules import CLEAN, Schedule
@@ -192,17 +193,42 @@ def _half_log_snr(level: float) -> float:
 SAMPLERS: dict[str, Sampler] = {"ddpm": Ddpm(), "ddim": Ddim(), "dpm++": DpmSolverPlusPlus()}
 
 
-def get_sampler(name: str, eta: float = 0.0) -> Sampler:
+# What a network predicts x how it is sampled: pairs whose walks a test compares with diffusers' schedulers.
+CONFORMING: frozenset[tuple[Parameterisation, str]] = frozenset(
+    {
+        ("x_0", "ddpm"),
+        ("x_0", "ddim"),
+        ("x_0", "dpm++"),
+        ("epsilon", "ddpm"),
+        ("epsilon", "ddim"),
+        ("epsilon", "dpm++"),
+        ("v", "ddpm"),
+        ("v", "ddim"),
+        ("v", "dpm++"),
+    }
+)
+
+
+def get_sampler(name: str, eta: float = 0.0, parameterisation: Parameterisation = "x_0") -> Sampler:
     """Return a sampler by name.
 
     Args:
         eta: of DDIM; the others have none.
+        parameterisation: of the network that it will be used with.
 
     Raises:
-        UsageError: an unknown name, an eta outside [0, 1], or one that the sampler does not have.
+        UsageError: an unknown name, an eta outside [0, 1] or one that the sampler does not have, or a pair of sampler
+            and parameterisation that no test has compared with another implementation.
     """
     if name not in SAMPLERS:
-        raise UsageError(f"unknown sampler '{name}'", fix=did_you_mean(name, SAMPLERS))
+        raise UsageError(f"unknown sampler '{name}'", where="--sampler", fix=did_you_mean(name, SAMPLERS))
+    if (parameterisation, name) not in CONFORMING:
+        tested = sorted(other for kind, other in CONFORMING if kind == parameterisation)
+        raise UsageError(
+            f"sampler '{name}' is not proved for networks that predict {parameterisation}",
+            where="--sampler",
+            fix=f"choose among {', '.join(tested)}",
+        )
     sampler = SAMPLERS[name]
     if isinstance(sampler, Ddim):
         return replace(sampler, eta=eta)

@@ -89,6 +89,13 @@ class Trainable(nn.Module, ABC):
             noise: one stream per batch item.
         """
 
+    def finish_step(self, total: Callable[[Tensor], Tensor]) -> None:  # most have nothing to do
+        """Update state that depends on the whole global batch; called once after every optimiser step.
+
+        Args:
+            total: returns the sum of a tensor over all training processes.
+        """
+
     @property
     @abstractmethod
     def divisor(self) -> tuple[int, ...]:

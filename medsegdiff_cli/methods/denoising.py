@@ -73,7 +73,7 @@ class Denoising(Objective):
             return x_0.clamp(-_LARGEST_INTENSITY, _LARGEST_INTENSITY)
 
         grid = linspace_grid(self.schedule.T, min(_PICTURE_STEPS, self.schedule.T))
-        return sample(denoise, x_T, grid, get_sampler("ddim"), self.schedule)
+        return sample(denoise, x_T, grid, get_sampler("ddim", parameterisation="epsilon"), self.schedule)
 
     @property
     def divisor(self) -> tuple[int, ...]:

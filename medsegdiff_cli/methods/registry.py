@@ -46,6 +46,7 @@ class Entry(Generic[T]):
 
 
 _SMALL_STEPS = (1, 10, 25, 50, 200, 400, 600, 800)
+_MASK_DIFFUSION = "medsegdiff_cli.methods.mask_diffusion:MaskDiffusion"
 _PIXEL_PROBES = "medsegdiff_cli.methods.pixel_probes:PixelProbes"
 
 METHODS: "dict[str, Entry[Method]]" = {
@@ -81,6 +82,36 @@ METHODS: "dict[str, Entry[Method]]" = {
         "Rosnati et al. 2023, appendix B",
         preset={"timesteps": (1,), "shared": True, "hidden": (), "l2": 1e-4},
         objectives=("diffusion",),
+    ),
+    "recycling": Entry(
+        _MASK_DIFFUSION,
+        "Diffusion on masks that learns to refine its own first estimate",
+        "Fu et al. 2023 (ImgX)",
+        preset={"strategy": "recycling"},
+    ),
+    "mask-diffusion": Entry(
+        _MASK_DIFFUSION,
+        "Diffusion on masks that learns from the noised truth",
+        "Fu et al. 2023, Eq. 4",
+        preset={"strategy": "ground-truth"},
+    ),
+    "recycling-next": Entry(
+        _MASK_DIFFUSION,
+        "Recycling whose first estimate is made one timestep before the second",
+        "Fu et al. 2023 (arXiv 2303.06040)",
+        preset={"strategy": "recycling-next"},
+    ),
+    "self-conditioning": Entry(
+        _MASK_DIFFUSION,
+        "Diffusion on masks that is told its own estimate at the same timestep",
+        "Chen et al. 2022 (Analog Bits)",
+        preset={"strategy": "self-conditioning"},
+    ),
+    "self-conditioning-next": Entry(
+        _MASK_DIFFUSION,
+        "Diffusion on masks that is told its own estimate of the timestep before",
+        "Watson et al. 2023 (RFdiffusion)",
+        preset={"strategy": "self-conditioning-next"},
     ),
 }
 

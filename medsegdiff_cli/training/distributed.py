@@ -64,6 +64,15 @@ class Team:
                 parameter.grad = gradient.view_as(parameter).clone()
         return averaged
 
+    @torch.no_grad()
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks, in a tensor of its own."""
+        shared = values.clone()
+        if self.world_size > 1:
+            with _collective():
+                dist.all_reduce(shared)
+        return shared
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether it is set on any rank, so that all ranks decide alike."""
         if self.world_size == 1:

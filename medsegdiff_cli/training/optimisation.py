@@ -15,20 +15,23 @@ _POLY_EXPONENT = 0.9  # nnU-Net (Isensee et al. 2021)
 def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Return the learning rate of a step, counted from 0.
 
-    It rises linearly over `warmup_steps` (at most half of the stage), then follows `schedule` down to 0, which the
-    step after the last one would reach.
+    It rises linearly over `warmup_steps` (at most half of the stage), then follows `schedule` down to
+    `final_learning_rate`, which the step after the last one would reach, or `decay_steps` after the warm-up if these
+    are fewer.
     """
     warmup = min(settings.warmup_steps, settings.steps // 2)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / (settings.steps - warmup))
+    length = min(settings.decay_steps or settings.steps, settings.steps - warmup)
+    progress = min(1.0, (step - warmup) / length)
     if settings.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * progress))
     elif settings.schedule == "poly":
         factor = (1 - progress) ** _POLY_EXPONENT
     else:
         factor = 1.0
-    return settings.learning_rate * factor
+    final = settings.final_learning_rate
+    return final + (settings.learning_rate - final) * factor
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:

@@ -90,6 +90,7 @@ class Updater:
             self._refuse(figures, batch, step, own_is_finite=bool(torch.isfinite(stacked).all()))
         set_learning_rate(self._optimiser, learning_rate(step, self.settings))
         self._optimiser.step()
+        self.method.finish_step(self.team.total)
         self.team.copy_from_lead(list(self.method.buffers()))
         if self._ema is not None:
             self._ema.update(step)
