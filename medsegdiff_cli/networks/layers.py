@@ -18,9 +18,13 @@ class SpatialOps:
 
     conv: type[nn.Conv2d] | type[nn.Conv3d]
     avg_pool: type[nn.AvgPool2d] | type[nn.AvgPool3d]
+    conv_transpose: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
 
 
-SPATIAL_OPS = {2: SpatialOps(nn.Conv2d, nn.AvgPool2d), 3: SpatialOps(nn.Conv3d, nn.AvgPool3d)}
+SPATIAL_OPS = {
+    2: SpatialOps(nn.Conv2d, nn.AvgPool2d, nn.ConvTranspose2d),
+    3: SpatialOps(nn.Conv3d, nn.AvgPool3d, nn.ConvTranspose3d),
+}
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -4,11 +4,13 @@
 length, with patch and batch fitted to the memory. Nothing here is timed at run time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from medsegdiff_cli.artifacts.plan import Scale
 
 HUGE = 2**62
+_OF_NETWORKS = ("model_channels", "channel_mult", "num_res_blocks", "attention_levels", "num_head_channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class ScaleTable:
         channel_mult: features of each level, as multiples of `model_channels`.
         num_res_blocks: residual blocks a level.
         attention_levels: levels with self-attention.
+        num_head_channels: channels of an attention head.
         steps: optimiser steps of a stage.
         max_patch_voxels, max_batch_voxels, max_batch: upper limits; a batch has 2 patches at least.
     """
@@ -28,6 +31,7 @@ class ScaleTable:
     channel_mult: tuple[int, ...] | None = None
     num_res_blocks: int | None = None
     attention_levels: tuple[int, ...] | None = None
+    num_head_channels: int | None = None
     steps: int | None = None
     max_patch_voxels: int = HUGE
     max_batch_voxels: int = HUGE
@@ -35,8 +39,7 @@ class ScaleTable:
 
     def network_settings(self) -> dict[str, object]:
         """Return the network's settings that the scale fixes."""
-        names = ("model_channels", "channel_mult", "num_res_blocks", "attention_levels")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in _OF_NETWORKS if (value := getattr(self, name)) is not None}
 
 
 SCALES: dict[tuple[Scale, int], ScaleTable] = {
@@ -84,7 +87,17 @@ SCALES: dict[tuple[Scale, int], ScaleTable] = {
     ("full", 3): ScaleTable(),
 }
 
+# The transformer of `imgx` is at the coarsest level: a fourth level keeps it cheap, and its heads have a quarter of
+# that level's features, as at the network's own size.
+_IMGX: dict[tuple[Scale, int], dict[str, Any]] = {
+    ("tiny", 2): {"channel_mult": (1, 2, 4, 4), "num_head_channels": 16},
+    ("tiny", 3): {"channel_mult": (1, 2, 4, 4), "num_head_channels": 8},
+    ("small", 2): {"num_head_channels": 32},
+    ("small", 3): {"num_head_channels": 32},
+}
 
-def scale_table(scale: Scale, n_dims: int) -> ScaleTable:
-    """Return the table of a scale for 2D or 3D networks."""
-    return SCALES[scale, n_dims]
+
+def scale_table(scale: Scale, n_dims: int, network: str | None = None) -> ScaleTable:
+    """Return the table of a scale for 2D or 3D networks; some networks have tables of their own."""
+    own = _IMGX.get((scale, n_dims), {}) if network == "imgx" else {}
+    return replace(SCALES[scale, n_dims], **own)

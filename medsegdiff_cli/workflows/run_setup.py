@@ -34,7 +34,7 @@ from medsegdiff_cli.prediction.model import build_method, build_trainable, task_
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
-from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_scale
+from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_network, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
 from medsegdiff_cli.workflows.pretraining import inherited_settings, of_method, of_pretraining, pretraining_cases
 from medsegdiff_cli.workflows.provenance import command_line, versions
@@ -95,8 +95,11 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     plan = _plan_of(request, dataset)
     config, _ = plan.configuration(request.config)
     scale = request.scale or plan.default_scale
+    overrides = of_method(request.overrides, request.method)
+    if network := overrides.get("method.network", overrides.get("network")):
+        sections["method"] = with_network(request.method, sections["method"], network)
     sections, max_batch = _with_scale(sections, request.method, plan, config, scale)
-    sections = apply_overrides(sections, of_method(request.overrides, request.method), request.method)
+    sections = apply_overrides(sections, overrides, request.method)
     inherited = _inherited(request, planned_parent)
     sections["method"].update(inherited)
     if request.selection is not None:

@@ -9,15 +9,17 @@ from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.errors import UsageError
-from medsegdiff_cli.methods.backbone import BackboneSettings, build_backbone
+from medsegdiff_cli.methods.backbone import NETWORKS, BackboneSettings, build_backbone
 from medsegdiff_cli.methods.base import Sampling
 from medsegdiff_cli.methods.supervised import Supervised, SupervisedSettings
+from medsegdiff_cli.networks.imgx_unet import ImgXSettings
 from medsegdiff_cli.networks.memory import measure_step
 
 SMALL = {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (1,)}
 NOISE = NoiseSource([(0,), (1,)])
 every_network = pytest.mark.parametrize(
-    ("network", "n_dims"), [("adm", 2), ("adm", 3), ("tedm", 2), ("tedm", 3), ("diffusers-unet2d", 2)]
+    ("network", "n_dims"),
+    [("adm", 2), ("adm", 3), ("tedm", 2), ("tedm", 3), ("imgx", 2), ("imgx", 3), ("diffusers-unet2d", 2)],
 )
 
 
@@ -79,7 +81,7 @@ def test_the_step_of_every_network_can_be_counted_without_running_it(network, n_
 
 
 def test_the_networks_of_one_setting_differ():
-    assert len({type(backbone(network)) for network in ("adm", "tedm", "diffusers-unet2d")}) == 3
+    assert len({type(backbone(network)) for network in NETWORKS}) == 4
 
 
 @pytest.mark.parametrize("network", ["adm", "tedm", "diffusers-unet2d"])
@@ -90,7 +92,7 @@ def test_no_attention_level_means_no_attention(network):
     assert [name for name in names if "qkv" in name or "to_q" in name]
 
 
-@pytest.mark.parametrize("network", ["adm", "tedm"])
+@pytest.mark.parametrize("network", ["adm", "tedm", "imgx"])
 def test_strides_of_the_plan_reach_the_network(network):
     assert backbone(network, strides=((1, 2),)).divisor == (1, 2)
 
@@ -123,5 +125,41 @@ def test_what_cannot_be_built_is_a_usage_error_that_names_it(network, n_dims, ch
 
 @pytest.mark.fault("F78")
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValidationError, match="'adm', 'tedm' or 'diffusers-unet2d'"):
+    with pytest.raises(ValidationError, match="'adm', 'tedm', 'imgx' or 'diffusers-unet2d'"):
         BackboneSettings(network="unet")
+
+
+def test_imgx_has_the_papers_shape_unless_told_otherwise():
+    own, told = BackboneSettings(network="imgx"), BackboneSettings(network="imgx", model_channels=8, dropout=0.0)
+    paper = {"model_channels": 32, "channel_mult": (1, 2, 4, 8), "num_res_blocks": 2, "attention_levels": ()}
+    assert {name: getattr(own, name) for name in paper} == paper
+    assert (own.dropout, own.num_head_channels, own.time_injection) == (0.1, 64, "after-norm")
+    assert (told.model_channels, told.dropout, told.num_res_blocks) == (8, 0.0, 2)
+    assert BackboneSettings.model_validate(own.model_dump()) == own
+    built = build_backbone(own, n_dims=2, in_channels=1, out_channels=2, use_time=True)
+    assert built.settings == ImgXSettings(n_dims=2, in_channels=1, out_channels=2)
+
+
+def test_the_time_of_imgx_can_be_cancelled_as_in_its_published_code():
+    x, differences = torch.randn(2, 1, 8, 8), {}
+    for injection in ("after-norm", "cancelled"):
+        torch.manual_seed(0)
+        network = backbone("imgx", time_injection=injection, dropout=0.0)
+        differences[injection] = (network(x, torch.tensor([0, 1])) - network(x, torch.tensor([1000, 900]))).abs().max()
+    assert differences["after-norm"] > 1e-2
+    assert differences["cancelled"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "message"),
+    [
+        ("adm", {"time_injection": "cancelled"}, "time_injection 'cancelled' is of network 'imgx', not of 'adm'"),
+        ("tedm", {"positional_encoding": "none"}, "positional_encoding 'none' is of network 'imgx', not of 'tedm'"),
+        ("imgx", {"attention_levels": (0,)}, "one transformer block, at its coarsest level 1; attention_levels say"),
+    ],
+)
+def test_settings_of_another_network_are_refused(network, changes, message):
+    content = settings("adm").model_dump() | {"network": network} | changes
+    with pytest.raises(UsageError, match=message) as error:
+        validate(BackboneSettings, content, "settings")
+    assert error.value.exit_code == 2
