@@ -11,6 +11,7 @@ from pydantic import Field
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import StrictModel, read_yaml, validate
 from medsegdiff_cli.artifacts.plan import Scale
+from medsegdiff_cli.artifacts.postprocessing import Postprocessing
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
 SECTIONS = ("plan", "method", "training", "augmentation", "prediction")
@@ -111,11 +112,13 @@ class PredictionSettings(StrictModel):
         mirror: average over mirrored windows (the plan's mirror axes).
         fusion: how several members become one label map: by their mean probabilities, or by the majority of their own
             label maps (between equal votes the mean probabilities decide; regions are voted on one by one).
+        postprocessing: what label maps go through on the native grid, step by step.
     """
 
     step_size: float = Field(default=0.5, gt=0, le=1)
     mirror: bool = False
     fusion: Literal["mean", "majority"] = "mean"
+    postprocessing: Postprocessing = ()
 
 
 class PretrainingChoice(StrictModel):

@@ -61,6 +61,12 @@ def predict(
         str | None,
         typer.Option("--fusion", help="mean of the members' probabilities, or majority of their votes [the recipe's]."),
     ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--postprocess", metavar="STEPS", help="none, names (fill-holes,largest-component) or YAML [the recipe's]."
+        ),
+    ] = None,
     window_batch: Annotated[int | None, typer.Option("--window-batch", min=1, help="Windows per network call.")] = None,
     save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write one map per class.")] = False,
     save_uncertainty: Annotated[
@@ -99,6 +105,7 @@ def predict(
 
     Example: `msd predict supervised__3d new_patients/ segmentations/`
     """
+    from medsegdiff_cli.artifacts.postprocessing import parse_postprocessing
     from medsegdiff_cli.methods.base import Sampling
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.prediction.settings import OutputSettings
@@ -126,6 +133,7 @@ def predict(
             draws=draws,
             fusion=fusion,  # type: ignore[arg-type]  # checked by one_of
             sampling=Sampling(timesteps=_whole_numbers(timesteps, "--timesteps")),
+            postprocessing=None if postprocess is None else parse_postprocessing(postprocess),
             window_batch=window_batch,
             wanted=OutputSettings(probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members),
             masks=masks,

@@ -12,6 +12,7 @@ from medsegdiff_cli.imaging.reading import ending_of
 from medsegdiff_cli.imaging.transform import Placement
 from medsegdiff_cli.imaging.writing import write_image, write_label
 from medsegdiff_cli.inference.fusion import RunningFusion, entropy
+from medsegdiff_cli.prediction.postprocessing import postprocessed
 from medsegdiff_cli.prediction.settings import OutputSettings
 
 # Folders of OUTPUT for what is written beside the label maps.
@@ -44,7 +45,7 @@ def write_case(
         the label map (*native) in the dataset's own values, and file name -> sha256 of what was written.
     """
     exported = export_labels(fusion.scores.numpy(), placement, exclusive=scheme.classes_are_exclusive)
-    label = scheme.decode(exported)
+    label = postprocessed(scheme.decode(exported), scheme, geometry, wanted.postprocessing)
     paths = [folder / f"{case}{ending}"]
     write_label(paths[0], label, geometry)
     map_ending = ending if ending in _HOLD_FLOATS else ".nii.gz"
@@ -56,7 +57,8 @@ def write_case(
     if wanted.members:
         for number, member in enumerate(fusion.member_labels):
             path = folder / "members" / f"{case}_{number:03d}{ending}"
-            write_label(path, _member_label(member.numpy(), placement, scheme), geometry)
+            found = _member_label(member.numpy(), placement, scheme)
+            write_label(path, postprocessed(found, scheme, geometry, wanted.postprocessing), geometry)
             paths.append(path)
     return label, {str(path.relative_to(folder)): atomic.digest_of_file(path) for path in paths}
 

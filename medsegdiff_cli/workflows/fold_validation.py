@@ -20,6 +20,7 @@ from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import load_models
 from medsegdiff_cli.prediction.predictor import predict_cases
+from medsegdiff_cli.prediction.settings import OutputSettings
 from medsegdiff_cli.prediction.volumes import write_volumes
 from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
@@ -89,6 +90,7 @@ def validate_fold(setup: RunSetup) -> Scores:
         output=setup.folder / VALIDATION,
         transform=transform,
         inference=inference_settings(model),
+        wanted=OutputSettings(postprocessing=model.recipe.prediction.postprocessing),
         masks=_mask_folder(cases) if uses_mask(transform) else None,
         ending=setup.plan.file_ending,
         overwrite=True,

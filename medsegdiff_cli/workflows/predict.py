@@ -10,6 +10,7 @@ from pathlib import Path
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
 from medsegdiff_cli.artifacts.plan import changed_keys
+from medsegdiff_cli.artifacts.postprocessing import Step, as_plain_data
 from medsegdiff_cli.artifacts.prediction_folder import (
     PredictionInfo,
     read_prediction_info,
@@ -28,6 +29,7 @@ from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, require_other_folder, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, bundles_of, load_models
 from medsegdiff_cli.prediction.outputs import MAP_FOLDERS, label_ending
+from medsegdiff_cli.prediction.postprocessing import require_applicable
 from medsegdiff_cli.prediction.predictor import PredictionReport, predict_cases
 from medsegdiff_cli.prediction.settings import OutputSettings
 from medsegdiff_cli.prediction.volumes import write_volumes
@@ -60,6 +62,7 @@ class PredictRequest:
     mirror: bool | None = None
     draws: int = 1
     fusion: Fusion | None = None
+    postprocessing: tuple[Step, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     window_batch: int | None = None
     wanted: OutputSettings = field(default_factory=OutputSettings)
@@ -115,12 +118,14 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     inference = inference_settings(first, replace(request, sampling=sampling))
     if request.mirror and not inference.mirror_axes:
         log.warning("--mirror changes nothing: the plan has no axis to mirror along")
+    steps = first.recipe.prediction.postprocessing if request.postprocessing is None else request.postprocessing
+    require_applicable(steps, first.plan.label_scheme(), first.plan.n_dims_of_images)
     job = PredictionJob(
         models=models,
         output=request.output,
         transform=transform,
         inference=inference,
-        wanted=request.wanted,
+        wanted=replace(request.wanted, postprocessing=steps),
         masks=request.masks,
         overwrite=request.overwrite,
         workers=choose_workers(request.workers, device),
@@ -292,7 +297,7 @@ def info_of(job: PredictionJob) -> PredictionInfo:
         msd_version=__version__,
         command=job.command,
         seed=job.inference.seed,
-        settings=asdict(job.inference),
+        settings={**asdict(job.inference), "postprocessing": as_plain_data(job.wanted.postprocessing)},
         train_cases=len(first.run.train_cases),
         trained_on=tuple(sorted({case for model in job.models for case in model.run.train_cases})),
         validation_labels_used_for_selection=first.run.validation_labels_used_for_selection,

@@ -31,6 +31,7 @@ from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
 from medsegdiff_cli.prediction.model import build_method, build_trainable, task_of
+from medsegdiff_cli.prediction.postprocessing import require_applicable
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
@@ -106,7 +107,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         sections["training"]["selection"] = request.selection
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val = _cases_of(request, dataset)
-    _refuse_contradictions(recipe, val)
+    _refuse_contradictions(recipe, plan, val)
     if recipe.training.feature_cache:
         _refuse_useless_cache(recipe, task_of(plan, config))
     record = RunRecord(
@@ -143,7 +144,8 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     )
 
 
-def _refuse_contradictions(recipe: ResolvedRecipe, val: tuple[str, ...]) -> None:
+def _refuse_contradictions(recipe: ResolvedRecipe, plan: Plan, val: tuple[str, ...]) -> None:
+    require_applicable(recipe.prediction.postprocessing, plan.label_scheme(), plan.n_dims_of_images)
     if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
         raise UsageError(
             "the best weights cannot be selected without validation cases",
