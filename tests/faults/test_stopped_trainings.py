@@ -1,11 +1,15 @@
 """Trainings that are killed, stopped, out of time or fed with nonsense: real processes, real signals."""
 
+import hashlib
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +112,74 @@ def test_a_training_that_was_killed_ends_with_the_weights_of_an_undisturbed_one(
     _, err = finish(train(workspace, "killed", *OFTEN), code=0)
     assert "goes on at step" in err
     assert digest(workspace, "killed") == undisturbed
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A training that is killed at random moments.
+
+    Attributes:
+        steps: of the pretraining, if there is one, and of the training, each.
+        runs: patterns of its runs' folders below the dataset's results.
+    """
+
+    method: str
+    config: str
+    words: tuple[str, ...]
+    steps: int
+    runs: tuple[str, ...]
+
+    def start(self, workspace: Path) -> subprocess.Popen:
+        size = ("model_channels=8", "channel_mult=[1,2]", "warmup_steps=0", "validate_every_steps=0")
+        settings = [word for setting in (*size, *self.words) for word in ("--set", setting)]
+        place = ["--workspace", workspace, "--workers", 0]
+        return start("train", self.method, 1, "--scale", "tiny", "--config", self.config, *settings, *OFTEN, *place)
+
+    def steps_done(self, workspace: Path) -> int:
+        """Return how many steps stand in the journals, which have a line a step."""
+        journals = (workspace / "results").glob("*/*/fold_0/metrics.jsonl")
+        return sum(len(path.read_text().splitlines()) for path in journals)
+
+    def digests(self, workspace: Path) -> dict[str, str]:
+        """Return the digest of the weights that each run ended with, and of the file that holds them."""
+        found = {}
+        for pattern in self.runs:
+            (run,) = (workspace / "results" / "Dataset001_Fault").glob(pattern)
+            record = json.loads((run / "fold_0" / "run.json").read_text())
+            assert [stage["status"] for stage in record["stages"]] == ["finished"]
+            found[pattern] = record["weights_digest"]
+            weights = run / "fold_0" / "checkpoints" / "last.safetensors"
+            found[f"{pattern} on disk"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        return found
+
+
+SUPERVISED = Killed("supervised", "3d", ("steps=60",), 60, ("supervised__*",))
+TEDM_SETTINGS = ("steps=60", "pretrain.steps=60", "timesteps=[1,50]")
+TEDM = Killed("tedm", "2d", TEDM_SETTINGS, 120, ("pretrain-diffusion__*", "tedm__*"))
+
+
+@pytest.mark.fault("F97")
+@pytest.mark.parametrize("training", [SUPERVISED, TEDM], ids=lambda training: training.method)
+@pytest.mark.timeout(900)
+def test_five_kills_at_random_moments_change_no_weight(workspace, tmp_path, training):
+    places = [shutil.copytree(workspace, tmp_path / name, ignore=_no_results) for name in ("undisturbed", "killed")]
+    finish(training.start(places[0]), code=0)
+    moments = random.Random(training.method)
+    # From before the first step to shortly before the last; the rest of a second may bring a kill into any other work.
+    for after in sorted(moments.sample(range(training.steps * 9 // 10), 5)):
+        process = training.start(places[1])
+        wait_for(lambda after=after: training.steps_done(places[1]) >= after, process, f"step {after}")
+        time.sleep(moments.random() / 4)
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+    finish(training.start(places[1]), code=0)
+    assert training.digests(places[1]) == training.digests(places[0])
+    assert not [path for path in places[1].rglob(".*") if path.is_file()]
+
+
+def _no_results(folder: str, names: list[str]) -> set[str]:
+    return {"results"} & set(names)
 
 
 def test_a_training_with_loader_processes_has_the_weights_of_one_without(workspace, undisturbed):
