@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import PAGE
+from results import replace_section
 
 from medsegdiff_cli.imaging.reading import read_label
 from medsegdiff_cli.workflows.phantoms import shift_images
@@ -157,12 +157,11 @@ def msd(workspace: Path, *words: str) -> None:
 
 def write_section(workspace: Path) -> None:
     """Write the section from the scores in the workspace."""
-    page = PAGE.read_text(encoding="utf-8").split(TITLE)[0].rstrip()
     rows = [_row(method, variant, budget, workspace) for method, variant, budget in _table_rows()]
     rows += [_mean_mask_row(budget, workspace) for budget in sorted(BUDGETS)]
     hippocampus = [_hippocampus_row(which, workspace) for which in HIPPOCAMPUS_RUNS]
     text = _LUNGS_TEXT + "\n".join(filter(None, rows)) + _HIPPOCAMPUS_TEXT + "\n".join(filter(None, hippocampus))
-    PAGE.write_text(f"{page}\n\n{TITLE}\n\n{text}\n", encoding="utf-8")
+    replace_section(TITLE, text)
 
 
 def _table_rows() -> Iterator[tuple[str, str, int]]:

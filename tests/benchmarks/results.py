@@ -153,6 +153,15 @@ def _rows(experiment: Experiment, scored_on: str, folder: Path, run_record: dict
     return rows
 
 
+def replace_section(title: str, text: str) -> None:
+    """Write one section of the page, in its place or at the end; the others stay as they are."""
+    before, mark, after = PAGE.read_text(encoding="utf-8").partition(f"{title}\n")
+    _, next_mark, others = after.partition("\n## ")
+    section = f"{title}\n\n{text.strip()}\n"
+    start = before if mark else f"{before.rstrip()}\n\n"
+    PAGE.write_text(start + section + next_mark + others, encoding="utf-8")
+
+
 def folder_of(parent: Path, dataset: Dataset) -> Path:
     """Return a dataset's folder below `raw` or `results`."""
     return parent / f"Dataset{int(dataset.id):03d}_{dataset.name}"
