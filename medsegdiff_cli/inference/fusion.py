@@ -5,16 +5,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Fusion = Literal["mean", "majority"]
+from medsegdiff_cli.inference.member_labels import MemberLabels
+from medsegdiff_cli.inference.staple import staple
+
+Fusion = Literal["mean", "majority", "staple"]
 
 
 class RunningFusion:
     """Mean and variance over members by Welford's recursion, votes per class, and each member's label map.
 
     Args:
-        rule: "mean" decides by the mean probabilities, "majority" by the vote of the members' label maps.
+        rule: "mean" decides by the mean probabilities, "majority" by the vote of the members' label maps, "staple" by
+            how well each member does (see `staple`), for which their label maps are kept.
         exclusive: classes exclude each other (argmax) or overlap (each above 0.5).
-        keep_labels: keep the members' label maps, which agreement and `--save-members` need.
+        keep_labels: keep the members' label maps, packed, which agreement and `--save-members` need.
         keep_votes: count the members that see each class in each voxel, which `pairwise_dice` needs; one byte a class
             and voxel up to 255 members, four beyond. A majority counts them anyway.
     """
@@ -28,29 +32,36 @@ class RunningFusion:
         rule: Fusion = "mean",
         keep_votes: bool = False,
     ) -> None:
-        self.exclusive, self._keep_variance, self._keep_labels = exclusive, keep_variance, keep_labels
+        self.exclusive, self._keep_variance = exclusive, keep_variance
+        self._keep_labels = keep_labels or rule == "staple"
         self.rule, self._keep_votes = rule, keep_votes or rule == "majority"
         self.count = 0
         self.mean = torch.empty(0)
         self._squares = torch.empty(0)
         self._votes = torch.empty(0)
-        self.member_labels: list[Tensor] = []
+        self.member_labels = MemberLabels()
+        self._member_voxels: list[tuple[int, ...]] = []
+        self._staple: tuple[int, Tensor] | None = None
 
     def add(self, probabilities: Tensor) -> None:
         """Add one member (class, *grid); the tensor may be reused by this object."""
         self.count += 1
         if self._keep_labels:
-            self.member_labels.append(label_map(probabilities, self.exclusive))
+            label = label_map(probabilities, self.exclusive)
+            self.member_labels.append(label)
+            self._member_voxels.append(_voxels_of(label, len(probabilities), self.exclusive))
         if self.count == 1:
             self.mean = probabilities
             self._squares = torch.zeros_like(probabilities) if self._keep_variance else self._squares
             return
         if self._keep_votes:
             self._count_votes(probabilities)
-        difference = probabilities - self.mean
-        self.mean = self.mean + difference / self.count
-        if self._keep_variance:
-            self._squares += difference * (probabilities - self.mean)
+        # One class at a time: no further array of classes times voxels is needed.
+        for index, values in enumerate(probabilities):
+            difference = values - self.mean[index]
+            self.mean[index] += difference / self.count
+            if self._keep_variance:
+                self._squares[index] += difference * (values - self.mean[index])
 
     @property
     def scores(self) -> Tensor:
@@ -58,10 +69,13 @@ class RunningFusion:
 
         They are the mean probabilities p, or for a majority v / M + (p - 1/2) / 2M with v votes of M members. Whole
         votes differ by 1 / M and the second term by no more than half of that, so p decides between equal votes alone.
-        With one member the vote is that member's, whose probabilities are the better scores between voxels.
+        With one member the vote is that member's, whose probabilities are the better scores between voxels. For STAPLE
+        they are its probabilities.
         """
         if self.rule == "mean" or self.count < 2:
             return self.mean
+        if self.rule == "staple":
+            return self._staple_scores()
         return self._votes / self.count + (self.mean - 0.5) / (2 * self.count)
 
     @property
@@ -74,6 +88,11 @@ class RunningFusion:
         if not self._keep_variance:
             raise RuntimeError("this fusion keeps no variance")
         return self._squares / self.count
+
+    @property
+    def member_voxels(self) -> Tensor:
+        """Voxels of each member and class on the grid, int64 (member, class); none without `keep_labels`."""
+        return torch.tensor(self._member_voxels, dtype=torch.int64).reshape(len(self._member_voxels), -1)
 
     def agreement(self) -> float | None:
         """Return the mean over members of the foreground Dice with the fused label map; None with one member.
@@ -101,6 +120,17 @@ class RunningFusion:
             return None
         return tuple(_dice_of_votes(votes, self.count) for votes in self._votes)
 
+    def _staple_scores(self) -> Tensor:
+        """Return STAPLE's probabilities (class, *grid), computed once for the members so far; regions one by one."""
+        if self._staple is None or self._staple[0] != self.count:
+            if self.exclusive:
+                found = staple(self.member_labels, len(self.mean)).probabilities
+            else:
+                regions = (_OneRegion(self.member_labels, index) for index in range(len(self.mean)))
+                found = torch.stack([staple(region, 2).probabilities[1] for region in regions])
+            self._staple = (self.count, found)
+        return self._staple[1]
+
     def _count_votes(self, probabilities: Tensor) -> None:
         """Add a later member's label map to the votes; the first one's is that of the mean so far."""
         if self.count == 2:
@@ -114,6 +144,19 @@ class RunningFusion:
         winner = probabilities.argmax(0) if self.exclusive else None
         for index, votes in enumerate(self._votes):
             votes += probabilities[index] > 0.5 if winner is None else winner == index
+
+
+class _OneRegion:
+    """The members' masks of one region, from their bit codes."""
+
+    def __init__(self, codes: MemberLabels, index: int) -> None:
+        self._codes, self._index = codes, index
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __getitem__(self, number: int, /) -> Tensor:
+        return (self._codes[number].long() >> self._index) & 1
 
 
 def label_map(probabilities: Tensor, exclusive: bool) -> Tensor:
@@ -136,6 +179,13 @@ def entropy(probabilities: Tensor, exclusive: bool) -> Tensor:
     p = probabilities.clamp(0, 1)
     entr = torch.special.entr  # -p ln p, 0 at p = 0
     return entr(p).sum(0) if exclusive else (entr(p) + entr(1 - p)).mean(0)
+
+
+def _voxels_of(label: Tensor, n_classes: int, exclusive: bool) -> tuple[int, ...]:
+    """Return the voxels of each class in a `label_map`."""
+    if exclusive:
+        return tuple(torch.bincount(label.flatten(), minlength=n_classes).tolist())
+    return tuple(int(((label >> index) & 1).sum()) for index in range(n_classes))
 
 
 def _label_dice(first: Tensor, second: Tensor) -> float:

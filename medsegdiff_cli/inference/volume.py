@@ -1,45 +1,43 @@
 """Prediction of one image on the network's grid: windows x draws x models, fused as they come."""
 
-import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from medsegdiff_cli.diffusion.noise import NoiseSource
-from medsegdiff_cli.inference.fusion import Fusion, RunningFusion
+from medsegdiff_cli.inference.draws import OnStep, WindowedImage, draw_in_windows, draw_on_shared_canvas
+from medsegdiff_cli.inference.fusion import RunningFusion
+from medsegdiff_cli.inference.prepared_windows import PreparedWindows
+from medsegdiff_cli.inference.settings import InferenceSettings, autocast
 from medsegdiff_cli.inference.windows import WindowGrid, pad_to_patch
-from medsegdiff_cli.methods.base import Method, Sampling
+from medsegdiff_cli.methods.base import Method
+
+__all__ = ["InferenceSettings", "StepRecord", "autocast", "predict_volume", "windows_of"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
-    """How an image is predicted; everything that changes bytes is here.
+@dataclass
+class StepRecord:
+    """What the walks of iterative methods did, filled by `predict_volume`.
 
     Attributes:
-        patch_size: window edges, as many axes as the network has.
-        slices: the network is 2D and the image 3D: each slice of the first axis is a window of its own.
-        step_size: distance of windows as a share of the patch.
-        mirror_axes: axes of the image grid over whose mirrored versions a window's probabilities are averaged.
-        draws: repetitions of a stochastic method.
-        window_batch: windows per network call; recorded, since other values may change the last bits.
-        precision: "float32" or "bfloat16" (autocast).
-        seed: first part of each noise stream's key.
-        fusion: how members become one label map (see `RunningFusion`).
+        keep_steps: fuse the members' estimates of each step as well; that keeps their mean once a step (and while an
+            image is predicted window by window, the present draw's estimates once more).
+        keep_labels: keep the members' label maps of each step.
+        fusions: timestep to the fused estimates, from noisy to clean.
+        steps_taken: steps of each walk: of each draw, and each window and mirrored version unless they share a canvas.
     """
 
-    patch_size: tuple[int, ...]
-    slices: bool = False
-    step_size: float = 0.5
-    mirror_axes: tuple[int, ...] = ()
-    draws: int = 1
-    window_batch: int = 1
-    precision: str = "float32"
-    seed: int = 0
-    fusion: Fusion = "mean"
-    sampling: Sampling = field(default_factory=Sampling)
+    keep_steps: bool = False
+    keep_labels: bool = False
+    fusions: dict[int, RunningFusion] = field(default_factory=dict)
+    steps_taken: list[int] = field(default_factory=list)
+
+    @property
+    def mean_steps_taken(self) -> float | None:
+        """Mean over the walks; None without any."""
+        return sum(self.steps_taken) / len(self.steps_taken) if self.steps_taken else None
 
 
 def predict_volume(
@@ -51,6 +49,8 @@ def predict_volume(
     keep_variance: bool = False,
     keep_labels: bool = False,
     keep_votes: bool = False,
+    init: Tensor | None = None,
+    record: StepRecord | None = None,
     on_window: Callable[[int], None] | None = None,
 ) -> RunningFusion:
     """Predict one preprocessed image.
@@ -59,92 +59,65 @@ def predict_volume(
         methods: models whose members are fused with equal weight; all of one task, in eval mode, on one device.
         image: float32 (channel, *grid), on the CPU; windows are moved to the models' device.
         case: part of the noise streams' keys.
+        init: segmentation that the walks of iterative methods start from, probabilities (class, *grid) on the CPU.
+        record: filled with what walks did; it can be used once.
         on_window: called with the number of windows done, for progress.
 
     Returns:
         the fused members; `mean` and `scores` are (class, *grid) on the CPU.
     """
-    task = methods[0].task
-    fusion = RunningFusion(
-        exclusive=task.classes_are_exclusive,
-        keep_variance=keep_variance,
-        keep_labels=keep_labels,
-        rule=settings.fusion,
-        keep_votes=keep_votes,
-    )
-    patch = (1, *settings.patch_size) if settings.slices else settings.patch_size
-    padded, inside = pad_to_patch(image, patch)
-    grid = WindowGrid(tuple(padded.shape[1:]), patch, settings.step_size)
+    exclusive = methods[0].task.classes_are_exclusive
+
+    def new_fusion(*, variance: bool, labels: bool, votes: bool) -> RunningFusion:
+        return RunningFusion(
+            exclusive=exclusive, keep_variance=variance, keep_labels=labels, rule=settings.fusion, keep_votes=votes
+        )
+
+    padded, inside = pad_to_patch(image, settings.window)
+    place = (slice(None), *inside)
+
+    def on_step(t: int, estimate: Tensor) -> None:
+        if record is not None:
+            if t not in record.fusions:
+                record.fusions[t] = new_fusion(variance=False, labels=record.keep_labels, votes=False)
+            record.fusions[t].add(estimate[place])
+
+    fusion = new_fusion(variance=keep_variance, labels=keep_labels, votes=keep_votes)
+    grid = WindowGrid(tuple(padded.shape[1:]), settings.window, settings.step_size, settings.window_weights)
+    start = None if init is None else _padded_segmentation(init, settings.window, exclusive)
     with torch.inference_mode():
         for number, method in enumerate(methods):
-            for draw in range(settings.draws if method.stochastic else 1):
-                for member in _members(method, padded, grid, case, number * settings.draws + draw, settings, on_window):
-                    fusion.add(member[(slice(None), *inside)])
+            draws = settings.draws if method.stochastic else 1
+            is_shared = settings.canvas == "shared"
+            draw_all = draw_on_shared_canvas if is_shared else draw_in_windows
+            told: OnStep | None = on_step if record is not None and record.keep_steps else None
+            with closing(PreparedWindows(method, padded, grid, settings, keep=is_shared or draws > 1)) as prepared:
+                windowed = WindowedImage(method, case, grid, settings, prepared, start)
+                for draw in range(draws):
+                    # Models do not share noise.
+                    _add(draw_all(windowed, number * settings.draws + draw, told, on_window), place, fusion)
+            if record is not None:
+                record.steps_taken += windowed.steps_taken
     return fusion
+
+
+def _add(members: Tensor, place: tuple[slice, ...], fusion: RunningFusion) -> None:
+    """Fuse a draw's members; nothing of them is held when the next draw makes its own."""
+    for member in members:
+        fusion.add(member[place])
 
 
 def windows_of(shape: Sequence[int], settings: InferenceSettings) -> int:
     """Return how many windows an image grid has (per draw and model), for forecasts."""
-    patch = (1, *settings.patch_size) if settings.slices else settings.patch_size
-    padded = tuple(max(size, p) for size, p in zip(shape, patch, strict=True))
-    return len(WindowGrid(padded, patch, settings.step_size).starts)
+    padded = tuple(max(size, p) for size, p in zip(shape, settings.window, strict=True))
+    return len(WindowGrid(padded, settings.window, settings.step_size).starts)
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the autocast context of a recorded precision."""
-    if precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def _members(
-    method: Method,
-    image: Tensor,
-    grid: WindowGrid,
-    case: str,
-    draw: int,
-    settings: InferenceSettings,
-    on_window: Callable[[int], None] | None,
-) -> Iterator[Tensor]:
-    """Yield the stitched members (class, *grid) of one draw of one model."""
-    device = next(method.parameters()).device
-    weight = grid.weight
-    canvas: Tensor | None = None
-    for numbers in grid.batches(settings.window_batch):
-        windows = torch.stack([image[(slice(None), *grid.slices(grid.starts[n]))] for n in numbers]).to(device)
-        noise = NoiseSource([(settings.seed, case, n, draw) for n in numbers], device)
-        with autocast(settings.precision, device):
-            probabilities = _predict_windows(method, windows, noise, settings).float().cpu()
-        if canvas is None:
-            canvas = torch.zeros((*probabilities.shape[1:3], *grid.shape))
-        for number, window in zip(numbers, probabilities, strict=True):
-            canvas[(slice(None), slice(None), *grid.slices(grid.starts[number]))] += window * weight
-        if on_window is not None:
-            on_window(len(numbers))
-    if canvas is None:
-        raise RuntimeError("an image without windows")
-    canvas /= grid.total_weight
-    yield from canvas
-
-
-def _predict_windows(method: Method, windows: Tensor, noise: NoiseSource, settings: InferenceSettings) -> Tensor:
-    """Return (batch, member, class, *patch), averaged over the mirrored versions of each window.
-
-    Mirrored versions share the window's noise stream in a fixed order, so the result depends on nothing else.
-    """
-    total: Tensor | None = None
-    flips = list(_subsets(settings.mirror_axes))
-    for axes in flips:
-        mirrored = windows.flip([axis + 2 for axis in axes]) if axes else windows
-        inputs = mirrored.squeeze(2) if settings.slices else mirrored
-        output = method.predict(method.prepare(inputs), noise, settings.sampling)
-        output = output.unsqueeze(3) if settings.slices else output
-        output = output.flip([axis + 3 for axis in axes]) if axes else output
-        total = output if total is None else total + output
-    if total is None:
-        raise RuntimeError("no version of the window")
-    return total / len(flips)
-
-
-def _subsets(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    return itertools.chain.from_iterable(itertools.combinations(axes, size) for size in range(len(axes) + 1))
+def _padded_segmentation(init: Tensor, window: Sequence[int], exclusive: bool) -> Tensor:
+    """Pad a segmentation like its image; there is background around it."""
+    padded, inside = pad_to_patch(init, window)
+    if exclusive:
+        background = torch.ones(padded.shape[1:])
+        background[inside] = padded[0][inside]
+        padded[0] = background
+    return padded

@@ -1,4 +1,4 @@
-"""Sliding windows: evenly distributed patches with Gaussian weights that sum to one everywhere.
+"""Sliding windows: evenly distributed patches with Gaussian or uniform weights that sum to one everywhere.
 
 nnU-Net's rule (Isensee et al. 2021): n = ceil((S - P) / (P * step)) + 1 windows per axis, evenly spread; sigma = P / 8.
 """
@@ -8,9 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+WindowWeights = Literal["gaussian", "uniform"]
 
 
 def window_starts(length: int, patch: int, step_size: float) -> list[int]:
@@ -37,11 +40,13 @@ class WindowGrid:
         shape: grid of the image, each axis at least as long as the patch.
         patch_size: window edges in voxels.
         step_size: distance of neighbouring windows as a share of the patch, in (0, 1].
+        weights: of a window's voxels: the centre counts more, or all count the same.
     """
 
     shape: tuple[int, ...]
     patch_size: tuple[int, ...]
     step_size: float
+    weights: WindowWeights = "gaussian"
 
     @cached_property
     def starts(self) -> tuple[tuple[int, ...], ...]:
@@ -55,7 +60,7 @@ class WindowGrid:
     @cached_property
     def weight(self) -> Tensor:
         """Weight of each voxel of a window, float32 `patch_size`."""
-        return _outer([gaussian_profile(patch) for patch in self.patch_size])
+        return _outer([self._profile(patch) for patch in self.patch_size])
 
     @cached_property
     def total_weight(self) -> Tensor:
@@ -65,7 +70,7 @@ class WindowGrid:
         """
         sums = []
         for length, patch in zip(self.shape, self.patch_size, strict=True):
-            profile, total = gaussian_profile(patch), torch.zeros(length)
+            profile, total = self._profile(patch), torch.zeros(length)
             for start in window_starts(length, patch, self.step_size):
                 total[start : start + patch] += profile
             sums.append(total)
@@ -74,6 +79,9 @@ class WindowGrid:
     def slices(self, start: Sequence[int]) -> tuple[slice, ...]:
         """Return the window that begins at `start`."""
         return tuple(slice(s, s + patch) for s, patch in zip(start, self.patch_size, strict=True))
+
+    def _profile(self, patch: int) -> Tensor:
+        return gaussian_profile(patch) if self.weights == "gaussian" else torch.ones(patch)
 
     def batches(self, size: int) -> Iterator[range]:
         """Yield window numbers in groups of `size`."""

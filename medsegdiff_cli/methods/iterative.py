@@ -6,7 +6,7 @@ process (Gaussian on masks of -1 and 1, categorical, ...): windows average them,
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.diffusion.samplers import History, Sampler
 from medsegdiff_cli.diffusion.schedules import CLEAN
 from medsegdiff_cli.methods.base import Method, Sampling
+
+Estimator = Callable[[Tensor, int, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Step:
     Attributes:
         t: training timestep of the state that the estimate was made from.
         probabilities: the estimate, (batch, class, *spatial).
+        settled: items whose walk has ended and whose estimate is that of the step before, bool (batch,).
     """
 
     t: int
     probabilities: Tensor
+    settled: Tensor
 
 
 class IterativeMethod(Method):
@@ -104,28 +108,46 @@ class IterativeMethod(Method):
     def steps(
         self, prepared: Prepared, noise: NoiseSource, sampling: Sampling, init: Tensor | None = None
     ) -> Iterator[Step]:
+        """Walk down and yield each step's estimate of a prepared image; see `descend`."""
+
+        def estimate(x_t: Tensor, t: int, before: Tensor | None) -> Tensor:
+            return self.denoise(prepared, x_t, t, before)
+
+        return self.descend(estimate, prepared.shape, noise, sampling, init)
+
+    def descend(
+        self,
+        estimate: Estimator,
+        shape: Sequence[int],
+        noise: NoiseSource,
+        sampling: Sampling,
+        init: Tensor | None = None,
+    ) -> Iterator[Step]:
         """Walk down and yield each step's estimate; only the running state is kept.
 
         With `sampling.stop_change`, an item whose labels have settled keeps its estimate, and the walk ends when all
         items have settled: an item's result does not depend on its neighbours in the batch.
 
         Args:
+            estimate: (x_t, t, estimate of the step before) -> probabilities: `denoise` of an image, or of the parts
+                of one that is too large for the network. The walk's tensors are on the noise's device.
+            shape: spatial size of the state.
             init: see `start`.
         """
         walk = self.walk(sampling)
-        x_t = self.start(noise, prepared.shape, walk.grid[0], init)
+        x_t = self.start(noise, shape, walk.grid[0], init)
         before: Tensor | None = None
         settled = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
         for t, t_next in transitions(walk.grid):
-            estimate = self.denoise(prepared, x_t, t, before)
+            now, kept = estimate(x_t, t, before), settled
             if sampling.stop_change is not None and before is not None:
-                estimate = torch.where(settled.view(-1, *[1] * (estimate.ndim - 1)), before, estimate)
-                settled |= self.changed_share(before, estimate) < sampling.stop_change
-            yield Step(t, estimate)
+                now = torch.where(settled.view(-1, *[1] * (now.ndim - 1)), before, now)
+                settled = settled | (self.changed_share(before, now) < sampling.stop_change)
+            yield Step(t, now, kept)
             if t_next == CLEAN or bool(settled.all()):
                 return
-            x_t = self.advance(x_t, estimate, t, t_next, noise, walk)
-            before = estimate
+            x_t = self.advance(x_t, now, t, t_next, noise, walk)
+            before = now
 
     def predict(self, prepared: Prepared, noise: NoiseSource, sampling: Sampling) -> Tensor:
         """Return the last step's estimate as the one member, (batch, 1, class, *spatial)."""
