@@ -21,6 +21,7 @@ from medsegdiff_cli.cli.shell import (
 
 if TYPE_CHECKING:
     from medsegdiff_cli.artifacts.scores import Scores
+    from medsegdiff_cli.artifacts.step_scores import StepScores
 
 
 @verb
@@ -48,6 +49,12 @@ def evaluate(
     fail_below: Annotated[
         list[str] | None, typer.Option("--fail-below", metavar="METRIC=VALUE", help="Exit 8 below it; repeatable.")
     ] = None,
+    per_step: Annotated[
+        bool, typer.Option("--per-step", help="Score the label maps of `--save-steps`, step by step, instead.")
+    ] = False,
+    per_member: Annotated[
+        bool, typer.Option("--per-member", help="Score those of `--save-members`: how far members are apart.")
+    ] = False,
     grid: Annotated[
         str, typer.Option("--grid", help="native, or plan: on the grid of the plan, as published scores often are.")
     ] = "native",
@@ -60,6 +67,8 @@ def evaluate(
     """Score predictions against references; writes `summary.json` and `scores.csv` into PREDICTIONS.
 
     Missing predictions count as 0 (training cases need none), missed structures are counted, never dropped.
+    With --per-step or --per-member, the label maps of sampling's steps and of members are scored instead, into
+    `steps.json`, `steps.csv`, `step_curves.csv` and `step_curves.png`.
 
     Example: `msd evaluate segmentations/ 4 --fail-below dice=0.85`
     """
@@ -76,6 +85,10 @@ def evaluate(
     from medsegdiff_cli.workflows.models import find_models
 
     one_of(grid, ("native", "plan"), "--grid")
+    inner = "--per-step" if per_step else "--per-member" if per_member else None
+    if inner and (cv or fail_below or allow_missing):
+        other = "--cv" if cv else "--fail-below" if fail_below else "--allow-missing"
+        raise UsageError(f"{inner} does not go with {other}", where="msd evaluate", fix="run the command twice")
     if cv:
         (run,) = find_models([str(predictions)], open_workspace(workspace))
         scores = evaluate_folds(run, demands=fail_below or ())
@@ -104,6 +117,12 @@ def evaluate(
         def on_case(case: str) -> None:
             update(advance=1, note=case)
 
+        if inner:
+            from medsegdiff_cli.workflows.evaluate_steps import EvaluateStepsRequest, evaluate_steps
+
+            asked = EvaluateStepsRequest(common=request, per_step=per_step, per_member=per_member)
+            evaluate_steps(asked, on_case, on_scores=lambda s: print_step_scores(s, json_output, quiet))
+            return
         evaluate_predictions(request, on_case, on_scores=lambda s: print_scores(s, json_output, quiet))
 
 
@@ -119,3 +138,13 @@ def print_scores(scores: "Scores", json_output: bool, quiet: bool) -> None:
     from medsegdiff_cli.reporting.score_table import score_report
 
     print_table(score_report(scores))
+
+
+def print_step_scores(scores: "StepScores", json_output: bool, quiet: bool) -> None:
+    """Print scores by step and member as tables, or as one JSON object."""
+    if json_output:
+        print_json(scores.model_dump(mode="json"))
+    elif not quiet:
+        from medsegdiff_cli.reporting.step_table import step_report
+
+        print_table(step_report(scores))

@@ -50,7 +50,7 @@ def evaluate_folder(
     chosen = [pair for pair in pairs if not (allow_missing and pair.prediction is None)]
     cases: list[CaseScore] = []
     failures: dict[str, str] = {}
-    for pair, outcome in zip(chosen, _outcomes(chosen, settings, workers), strict=True):
+    for pair, outcome in zip(chosen, score_pairs(chosen, settings, workers), strict=True):
         if isinstance(outcome, CaseScore):
             cases.append(outcome)
         else:
@@ -110,17 +110,24 @@ def score_pair(pair: ScorePair, settings: ScoreSettings) -> CaseScore:
     )
 
 
-def _outcomes(pairs: Sequence[ScorePair], settings: ScoreSettings, workers: int) -> Iterator[CaseScore | str]:
-    """Yield what became of each pair, in their order; their case names differ."""
+def score_pairs(pairs: Sequence[ScorePair], settings: ScoreSettings, workers: int) -> Iterator[CaseScore | str]:
+    """Yield the score of each pair, or why there is none, in their order; no pair occurs twice.
+
+    Args:
+        workers: processes; up to 1 works in this one.
+
+    Raises:
+        ResourceError: a worker died or stands still.
+    """
     work = partial(_score_or_reason, settings=settings)
     if workers <= 1 or len(pairs) <= 1:
         yield from map(work, pairs)
         return
     ready: dict[int, CaseScore | str] = {}
-    numbers = {pair.case: number for number, pair in enumerate(pairs)}
+    numbers = {pair: number for number, pair in enumerate(pairs)}
     expected = 0
     for pair, future in in_processes(work, pairs, workers, name=attrgetter("case"), kind="scoring"):
-        ready[numbers[pair.case]] = future.result()
+        ready[numbers[pair]] = future.result()
         while expected in ready:
             yield ready.pop(expected)
             expected += 1

@@ -75,7 +75,7 @@ def summarise(cases: Sequence[CaseScore], class_names: Sequence[str]) -> ScoreSu
     """Aggregate the scores of `cases`; undefined values are left out of every mean, and counted."""
     rows = {name: [case.classes[index] for case in cases] for index, name in enumerate(class_names)}
     per_class = {
-        name: {metric: _statistic([getattr(score, metric) for score in scores]) for metric in METRICS}
+        name: {metric: statistic_of([getattr(score, metric) for score in scores]) for metric in METRICS}
         for name, scores in rows.items()
     }
     dataset_level = {name: _pooled_ratios(scores) for name, scores in rows.items()}
@@ -87,11 +87,11 @@ def summarise(cases: Sequence[CaseScore], class_names: Sequence[str]) -> ScoreSu
         undefined={name: sum(score.undefined for score in scores) for name, scores in rows.items()},
         per_class=per_class,
         per_case_then_class={
-            metric: _statistic([_mean([getattr(score, metric) for score in case.classes]) for case in cases])
+            metric: statistic_of([_mean([getattr(score, metric) for score in case.classes]) for case in cases])
             for metric in METRICS
         },
         case_by_class={
-            metric: _statistic([per_class[name][metric].mean for name in class_names]) for metric in METRICS
+            metric: statistic_of([per_class[name][metric].mean for name in class_names]) for metric in METRICS
         },
         dataset_level=dataset_level,
         dataset_level_mean={ratio: _mean([ratios[ratio] for ratios in dataset_level.values()]) for ratio in RATIOS},
@@ -103,7 +103,8 @@ def _split_by(cases: Sequence[CaseScore], attribute: str) -> dict[str, list[Case
     return {name: [case for case in cases if getattr(case, attribute) == name] for name in names}
 
 
-def _statistic(values: Sequence[float | None]) -> Statistic:
+def statistic_of(values: Sequence[float | None]) -> Statistic:
+    """Return the statistic of the values that are defined, and the count of the others."""
     defined = [value for value in values if value is not None]
     return Statistic(
         mean=_mean(defined),

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part, open_dataset
 from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, read_prediction_info
@@ -92,7 +92,7 @@ def _evaluate(
     on_case: Callable[[str], None] | None,
     on_scores: Callable[[Scores], None] | None,
 ) -> Scores:
-    pairs, settings = find_pairs(request, info), _settings(request, info)
+    pairs, settings = find_pairs(request, info), score_settings(request, info)
     if request.grid == "plan":
         plan = find_plan(request.predictions, info, [pair.case for pair in pairs], request.workspace)
         with on_plan_grid(pairs, settings, plan, info.config, Path(info.dataset_path)) as moved:
@@ -124,14 +124,21 @@ def _score(
         settings,
         allow_missing=request.allow_missing,
         workers=request.workers,
-        notes=(*info.notes, *_no_test(pairs, info)),
-        provenance={
-            key: getattr(info, key)
-            for key in ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
-        }
-        | {"validation_labels_used_for_selection": info.validation_labels_used_for_selection},
+        notes=notes_on(pairs, info),
+        provenance=provenance_of(info),
         on_case=on_case,
     )
+
+
+def provenance_of(info: PredictionInfo) -> dict[str, Any]:
+    """Return where predictions come from, to stand beside their scores."""
+    keys = ("method", "config", "models", "model_digests", "msd_version", "command", "seed", "train_cases")
+    return {key: getattr(info, key) for key in (*keys, "validation_labels_used_for_selection")}
+
+
+def notes_on(pairs: Sequence[ScorePair], info: PredictionInfo) -> tuple[str, ...]:
+    """Return the sentences that must stand beside scores of these pairs."""
+    return (*info.notes, *_no_test(pairs, info))
 
 
 def _no_test(pairs: Sequence[ScorePair], info: PredictionInfo) -> list[str]:
@@ -210,7 +217,12 @@ def find_pairs(request: EvaluateRequest, info: PredictionInfo) -> list[ScorePair
     ]
 
 
-def _settings(request: EvaluateRequest, info: PredictionInfo) -> ScoreSettings:
+def score_settings(request: EvaluateRequest, info: PredictionInfo) -> ScoreSettings:
+    """Return how label values are understood.
+
+    Raises:
+        UsageError: `label_values` name a class that the predictions have not.
+    """
     values = info.classes
     by_name = {name: numbers[0] for name, numbers in values.items() if len(numbers) == 1}
     unknown = sorted(set(request.label_values.values()) - set(by_name) - {"background"})
