@@ -37,6 +37,10 @@ class Spread(StrictModel):
     low: float
     high: float
 
+    def times(self, factor: float) -> "Spread":
+        """Return the spread in another unit."""
+        return Spread(mean=self.mean * factor, low=self.low * factor, high=self.high * factor)
+
 
 class Sidecar(StrictModel):
     """What is known about one predicted case.
@@ -50,7 +54,7 @@ class Sidecar(StrictModel):
         member_agreement: class to the Dice pooled over all pairs of members (see `RunningFusion.pairwise_dice`), None
             where no member sees the class; empty with one member.
         member_voxels: class to the spread of the members' own volumes, measured on the network's grid and given in
-            native voxels; empty with one member.
+            native voxels; empty with one member. member_volumes_ml: the same in millilitres.
         steps_taken: mean number of steps over windows and draws, fewer than were planned where walks ended early; None
             for methods that take none.
         window_batch: windows per network call that were used; half of what `settings` say where memory did not suffice.
@@ -75,6 +79,7 @@ class Sidecar(StrictModel):
     agreement: float | None = None
     member_agreement: dict[str, float | None] = Field(default_factory=dict)
     member_voxels: dict[str, Spread] = Field(default_factory=dict)
+    member_volumes_ml: dict[str, Spread | None] = Field(default_factory=dict)
     steps_taken: float | None = None
     window_batch: int | None = None
     flags: tuple[str, ...] = ()

@@ -110,14 +110,19 @@ class PredictionSettings(StrictModel):
     Attributes:
         step_size: distance of neighbouring windows as a share of the patch.
         mirror: average over mirrored windows (the plan's mirror axes).
-        fusion: how several members become one label map: by their mean probabilities, or by the majority of their own
-            label maps (between equal votes the mean probabilities decide; regions are voted on one by one).
+        overlap: what is averaged where windows overlap: probabilities, or their logarithms (scaled to a sum of one).
+        window_weights: of a window's voxels in that average: the centre counts more, or all count the same.
+        fusion: how several members become one label map: by their mean probabilities, by the majority of their own
+            label maps (between equal votes the mean probabilities decide; regions are voted on one by one), or by
+            STAPLE, which weighs each member by how well it does (Warfield et al. 2004).
         postprocessing: what label maps go through on the native grid, step by step.
     """
 
     step_size: float = Field(default=0.5, gt=0, le=1)
     mirror: bool = False
-    fusion: Literal["mean", "majority"] = "mean"
+    overlap: Literal["mean", "log-mean"] = "mean"
+    window_weights: Literal["gaussian", "uniform"] = "gaussian"
+    fusion: Literal["mean", "majority", "staple"] = "mean"
     postprocessing: Postprocessing = ()
 
 

@@ -1,6 +1,7 @@
 """The three steps of predicting one case: read, compute, write; the latter two take the future of the one before."""
 
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -11,21 +12,25 @@ import torch
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
-from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar, write_sidecar
+from medsegdiff_cli.artifacts.prediction_folder import Sidecar, Spread, read_sidecar, write_sidecar
 from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError, lacks_memory
 from medsegdiff_cli.imaging.channels import read_channels
+from medsegdiff_cli.imaging.crop import box_shape
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label, unreadable
-from medsegdiff_cli.imaging.transform import Transformed, TransformSettings, forward
+from medsegdiff_cli.imaging.transform import Placement, Transformed, TransformSettings, forward
 from medsegdiff_cli.inference.fusion import RunningFusion
-from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
+from medsegdiff_cli.inference.volume import InferenceSettings, StepRecord, predict_volume
 from medsegdiff_cli.prediction.flags import flags_of, image_flags
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import LoadedModel, bundles_of
 from medsegdiff_cli.prediction.outputs import label_ending, write_case
 from medsegdiff_cli.prediction.settings import OutputSettings, key_content
+from medsegdiff_cli.prediction.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
+
+_INTERVAL_PERCENT = (2.5, 97.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class PredictionJob:
     Attributes:
         transform: the training's own preprocessing.
         masks: folder with one mask per case, for plans that normalise inside a mask.
+        start: where walks of iterative methods begin, None for noise.
         ending: of label maps; None takes each input's own.
         overwrite: predict again what exists under other settings.
         workers: 0 reads, computes and writes in turn; more overlaps them.
@@ -47,6 +53,7 @@ class PredictionJob:
     inference: InferenceSettings
     wanted: OutputSettings = field(default_factory=OutputSettings)
     masks: Path | None = None
+    start: WarmStart | None = None
     ending: str | None = None
     overwrite: bool = False
     workers: int = 1
@@ -71,11 +78,13 @@ class ComputedCase:
 
     Attributes:
         window_batch: windows per network call, after halving.
+        record: what walks did; empty for methods without.
     """
 
     read: ReadCase
     fusion: RunningFusion | None = None
     window_batch: int = 0
+    record: StepRecord = field(default_factory=StepRecord)
 
 
 def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
@@ -98,7 +107,8 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
     for flag in image_flags(image, model.plan.channels):
         log.warning("case '%s': %s", case.case, flag)
     mask = None if mask_path is None else read_label(mask_path).array[0] > 0
-    return ReadCase(case, key, digests, image, forward(image, job.transform, mask=mask))
+    start = None if job.start is None else job.start.read(case.case, image, model.plan.label_scheme())
+    return ReadCase(case, key, digests, image, forward(image, job.transform, label=start, mask=mask))
 
 
 def key_of(job: PredictionJob, case: InputCase) -> tuple[str, dict[str, str]]:
@@ -111,12 +121,15 @@ def key_of(job: PredictionJob, case: InputCase) -> tuple[str, dict[str, str]]:
     if job.masks is not None:
         mask_path = _mask_of(job.masks, case.case)
         digests[f"mask:{mask_path.name}"] = _digest(mask_path)
+    if job.start is not None:
+        digests |= job.start.digests(case.case)
     key = atomic.digest_of_content(
         {
             "models": [model.digest for model in job.models],
             "plan": job.models[0].plan.digest(),
             "settings": key_content(job.inference, job.wanted),
             "inputs": digests,
+            **({} if job.start is None else {"start": job.start.content()}),
         }
     )
     return key, digests
@@ -132,20 +145,20 @@ def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> ComputedCas
     if read.transformed is None:
         return ComputedCase(read)
     asked = job.inference.window_batch
-    fusion = _fused(job, read, read.transformed, asked)
-    if isinstance(fusion, RunningFusion):
-        return ComputedCase(read, fusion, asked)
-    reason, halved = fusion, asked // 2
+    computed = _computed(job, read, read.transformed, asked)
+    if isinstance(computed, ComputedCase):
+        return computed
+    reason, halved = computed, asked // 2
     if halved:
         log.warning(
             "case '%s': the memory does not suffice for %d windows a call (%s); it is predicted with %d, which may "
             "change the last bits",
             *(read.case.case, asked, reason, halved),
         )
-        fusion = _fused(job, read, read.transformed, halved)
-        if isinstance(fusion, RunningFusion):
-            return ComputedCase(read, fusion, halved)
-        reason = fusion
+        computed = _computed(job, read, read.transformed, halved)
+        if isinstance(computed, ComputedCase):
+            return computed
+        reason = computed
     raise ResourceError(
         f"the memory does not suffice for {halved or asked} windows a call ({reason})",
         where=f"case '{read.case.case}'",
@@ -153,18 +166,26 @@ def compute_case(job: PredictionJob, reading: "Future[ReadCase]") -> ComputedCas
     )
 
 
-def _fused(job: PredictionJob, read: ReadCase, transformed: Transformed, window_batch: int) -> RunningFusion | str:
+def _computed(job: PredictionJob, read: ReadCase, transformed: Transformed, window_batch: int) -> ComputedCase | str:
     """Return the prediction, or in what words memory was denied; the error itself would hold on to what was there."""
+    case, image = read.case.case, torch.from_numpy(np.asarray(transformed.image, dtype=np.float32))
+    record = StepRecord(keep_steps=job.wanted.steps, keep_labels=job.wanted.members)
     try:
-        return predict_volume(
+        init = None
+        if job.start is not None:
+            init = job.start.probabilities(case, image, transformed.label, job.models[0].plan.label_scheme())
+        fusion = predict_volume(
             [model.method for model in job.models],
-            torch.from_numpy(np.asarray(transformed.image, dtype=np.float32)),
-            read.case.case,
+            image,
+            case,
             replace(job.inference, window_batch=window_batch),
             keep_variance=job.wanted.uncertainty,
             keep_labels=True,
             keep_votes=True,
+            init=init,
+            record=record,
         )
+        return ComputedCase(read, fusion, window_batch, record)
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
@@ -193,11 +214,12 @@ def write_predicted_case(job: PredictionJob, computing: "Future[ComputedCase]") 
         read.image.geometry,
         scheme,
         job.wanted,
+        computed.record.fusions,
     )
     voxels = {name: int(np.isin(label, values).sum()) for name, values in scheme.file_values().items()}
     geometry = read.image.geometry
     per_ml = geometry.voxel_volume_mm3 / 1000 if geometry.has_physical_spacing and geometry.n_dims == 3 else None
-    agreement = fusion.agreement()
+    agreement, spreads = fusion.agreement(), _spreads(fusion, read.transformed.placement, scheme)
     write_sidecar(
         job.output,
         Sidecar(
@@ -216,6 +238,9 @@ def write_predicted_case(job: PredictionJob, computing: "Future[ComputedCase]") 
             volumes_ml={name: None if per_ml is None else count * per_ml for name, count in voxels.items()},
             agreement=agreement,
             member_agreement=_per_class(fusion.pairwise_dice(), scheme),
+            member_voxels=spreads,
+            member_volumes_ml={name: None if per_ml is None else one.times(per_ml) for name, one in spreads.items()},
+            steps_taken=computed.record.mean_steps_taken,
             window_batch=computed.window_batch,
             flags=flags_of(read.image, plan.channels, voxels, agreement),
         ),
@@ -227,6 +252,20 @@ def _per_class(figures: Sequence[float | None] | None, scheme: LabelScheme) -> d
     """Return the figures of the foreground classes by name; none with one member."""
     named = {} if figures is None else dict(zip(scheme.class_names, figures, strict=True))
     return {name: named[name] for name in scheme.foreground_names if name in named}
+
+
+def _spreads(fusion: RunningFusion, placement: Placement, scheme: LabelScheme) -> dict[str, Spread]:
+    """Return how much the members' own volumes differ, in native voxels by foreground class; none with one member."""
+    if fusion.count < 2:
+        return {}
+    native_per_voxel = math.prod(box_shape(placement.crop_box)) / math.prod(placement.resampled_shape)
+    volumes = fusion.member_voxels.numpy() * native_per_voxel
+    low, high = np.percentile(volumes, _INTERVAL_PERCENT, axis=0)
+    found = {
+        name: Spread(mean=float(m), low=float(a), high=float(b))
+        for name, m, a, b in zip(scheme.class_names, volumes.mean(0), low, high, strict=True)
+    }
+    return {name: found[name] for name in scheme.foreground_names}
 
 
 def _is_done(job: PredictionJob, case: str, key: str) -> bool:

@@ -1,5 +1,6 @@
 """Writing the images of one predicted case: the label map and the maps asked for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from medsegdiff_cli.prediction.postprocessing import postprocessed
 from medsegdiff_cli.prediction.settings import OutputSettings
 
 # Folders of OUTPUT for what is written beside the label maps.
-MAP_FOLDERS = ("probabilities", "uncertainty", "members")
+MAP_FOLDERS = ("probabilities", "uncertainty", "members", "steps")
 _LOSSLESS = {".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff"}
 _HOLD_FLOATS = {".nii.gz", ".nii", ".nrrd", ".mha"}
 
@@ -38,28 +39,36 @@ def write_case(
     geometry: Geometry,
     scheme: LabelScheme,
     wanted: OutputSettings,
+    steps: Mapping[int, RunningFusion] | None = None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Write everything but the sidecar.
+
+    Args:
+        steps: timestep to the fused estimates of that step, for `wanted.steps`.
 
     Returns:
         the label map (*native) in the dataset's own values, and file name -> sha256 of what was written.
     """
-    exported = export_labels(fusion.scores.numpy(), placement, exclusive=scheme.classes_are_exclusive)
-    label = postprocessed(scheme.decode(exported), scheme, geometry, wanted.postprocessing)
-    paths = [folder / f"{case}{ending}"]
-    write_label(paths[0], label, geometry)
+
+    def written(name: str, found: np.ndarray) -> np.ndarray:
+        found = postprocessed(found, scheme, geometry, wanted.postprocessing)
+        paths.append(folder / f"{name}{ending}")
+        write_label(paths[-1], found, geometry)
+        return found
+
+    paths: list[Path] = []
+    label = written(case, _fused_label(fusion, placement, scheme))
     map_ending = ending if ending in _HOLD_FLOATS else ".nii.gz"
     for name, values, fill in _maps(fusion, scheme, wanted):
         path = folder / f"{name.replace('CASE', case)}{map_ending}"
         exported_map: np.ndarray = export_map(values, placement, fill=fill).astype(np.float32, copy=False)
         write_image(path, Image(array=exported_map[None], geometry=geometry))
         paths.append(path)
-    if wanted.members:
-        for number, member in enumerate(fusion.member_labels):
-            path = folder / "members" / f"{case}_{number:03d}{ending}"
-            found = _member_label(member.numpy(), placement, scheme)
-            write_label(path, postprocessed(found, scheme, geometry, wanted.postprocessing), geometry)
-            paths.append(path)
+    for part, of_step in (("", fusion), *((f"_t{t:04d}", one) for t, one in (steps or {}).items())):
+        if part:
+            written(f"steps/{case}{part}", _fused_label(of_step, placement, scheme))
+        for number, member in enumerate(of_step.member_labels if wanted.members else ()):
+            written(f"members/{case}_{number:03d}{part}", _member_label(member.numpy(), placement, scheme))
     return label, {str(path.relative_to(folder)): atomic.digest_of_file(path) for path in paths}
 
 
@@ -76,6 +85,11 @@ def _maps(fusion: RunningFusion, scheme: LabelScheme, wanted: OutputSettings) ->
         if fusion.count > 1:
             maps.append(("uncertainty/CASE_variance", fusion.variance.mean(0).numpy(), 0.0))
     return maps
+
+
+def _fused_label(fusion: RunningFusion, placement: Placement, scheme: LabelScheme) -> np.ndarray:
+    """Export what the members say together, (*native) in the dataset's values."""
+    return scheme.decode(export_labels(fusion.scores.numpy(), placement, exclusive=scheme.classes_are_exclusive))
 
 
 def _member_label(member: np.ndarray, placement: Placement, scheme: LabelScheme) -> np.ndarray:

@@ -15,12 +15,15 @@ class OutputSettings:
         probabilities: one map per class on the native grid, `probabilities/CASE_CLASS`.
         uncertainty: `uncertainty/CASE_entropy` and, with several members, `uncertainty/CASE_variance`.
         members: each member's label map, `members/CASE_NNN`.
+        steps: the label map of the members' fused estimates at each step, `steps/CASE_tTTTT`; with `members` also each
+            member's, `members/CASE_NNN_tTTTT`.
         postprocessing: of every label map that is written, on the native grid.
     """
 
     probabilities: bool = False
     uncertainty: bool = False
     members: bool = False
+    steps: bool = False
     postprocessing: tuple[Step, ...] = ()
 
 

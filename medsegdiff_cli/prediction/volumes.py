@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medsegdiff_cli import atomic
-from medsegdiff_cli.artifacts.prediction_folder import Sidecar, read_sidecar
+from medsegdiff_cli.artifacts.prediction_folder import Sidecar, Spread, read_sidecar
 from medsegdiff_cli.artifacts.spreadsheet import cell
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import PREDICTION_JSON, SUMMARY_JSON, VOLUMES_CSV
@@ -32,6 +32,8 @@ def write_volumes(folder: Path) -> None:
                     "volume_ml": "" if volume is None else f"{volume:.6g}",
                     "agreement": _share(sidecar.agreement),
                     "member_agreement": _share(sidecar.member_agreement.get(name)),
+                    **_spread("voxels", sidecar.member_voxels.get(name)),
+                    **_spread("volume_ml", sidecar.member_volumes_ml.get(name)),
                     "flags": cell("; ".join(sidecar.flags)),
                 }
             )
@@ -52,6 +54,12 @@ def _sidecar(folder: Path, case: str) -> Sidecar | None:
     except InputDataError:
         log.warning("%s.json is not a sidecar of msd; it is left out of %s", case, VOLUMES_CSV)
         return None
+
+
+def _spread(name: str, spread: Spread | None) -> dict[str, str]:
+    """Return the columns of mean and interval; blank with one member, or without physical spacing."""
+    values = {} if spread is None else {key: f"{value:.6g}" for key, value in spread}
+    return {f"{name}_{key}": values.get(key, "") for key in Spread.model_fields}
 
 
 def _share(value: float | None) -> str:
