@@ -165,7 +165,8 @@ def losses_of_items(
 
 
 def _focal(entropy: Tensor, gamma: float) -> Tensor:
-    return entropy * (1 - (-entropy).exp()) ** gamma if gamma else entropy
+    # The smallest number keeps the slope of a root finite where the truth is certain.
+    return entropy * (-torch.expm1(-entropy)).clamp(min=1e-30) ** gamma if gamma else entropy
 
 
 def _dice_loss_of_present(probabilities: Tensor, mask: Tensor, counted: Tensor) -> Tensor:

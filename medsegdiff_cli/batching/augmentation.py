@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
+from medsegdiff_cli.errors import UsageError
 
 # nnU-Net's ANISO_THRESHOLD: beyond it a 3D patch is rotated and scaled within its slices only.
 _ANISOTROPY_THRESHOLD = 3
@@ -54,6 +55,9 @@ class Augmenter:
     Args:
         patch_size: edges of the patch, 2 or 3 axes.
         mirror_axes: axes of the patch along which it may be mirrored.
+
+    Raises:
+        UsageError: ranges for another number of axes.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Augmenter:
         self.patch_size = patch_size
         self._in_plane = len(patch_size) == 2 or max(patch_size) / patch_size[0] > _ANISOTROPY_THRESHOLD
         self._largest_angle_rad = np.deg2rad(_rotation_degrees(settings, patch_size, self._in_plane))
-        self._largest_shift = np.broadcast_to(np.asarray(settings.translation_voxels), (len(patch_size),))
+        self._largest_shift = _largest_shift(settings, len(patch_size))
         self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3, mirror_axes)
 
     def draw(self, rng: np.random.Generator) -> SpatialDraw:
@@ -116,6 +120,17 @@ class Augmenter:
             for transform in self._intensity:
                 content = transform(**content)
         return content["data"][0], content["seg"][0] if label is not None else None
+
+
+def _largest_shift(settings: AugmentationSettings, n_dims: int) -> np.ndarray:
+    given = settings.translation_voxels
+    if isinstance(given, tuple) and len(given) != n_dims:
+        raise UsageError(
+            f"{len(given)} ranges of translation for patches of {n_dims} axes",
+            where="augmentation.translation_voxels",
+            fix="give one range, or one of each axis (z, y, x)",
+        )
+    return np.broadcast_to(np.asarray(given, dtype=float), (n_dims,))
 
 
 def _rotation_degrees(settings: AugmentationSettings, patch_size: tuple[int, ...], in_plane: bool) -> float:

@@ -31,6 +31,7 @@ from medsegdiff_cli.artifacts.checkpoint import read_checkpoint
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.inference.fusion import label_map
 from medsegdiff_cli.methods.base import Method, Stage, Trainable
+from medsegdiff_cli.methods.iterative import IterativeMethod
 from medsegdiff_cli.methods.registry import METHODS, PRETRAINING
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.training.loop import train_stage
@@ -134,12 +135,21 @@ def labels_of(method: Method, images: torch.Tensor) -> torch.Tensor:
 
 
 def learning(chosen: list[Variant]) -> list[Any]:
-    """Return variants as parameters; in 3D pretrainings and what starts from them, and further names, are slow."""
+    """Return variants as parameters; in 3D pretrainings, what starts from them and what walks are slow, and further
+    names are everywhere.
+    """
     parameters = as_parameters(chosen, slow_2d=True)
     for index, variant in enumerate(chosen):
-        if variant.n_dims == 3 and not (variant.predicts and not METHODS[variant.name].objectives):
+        if variant.n_dims == 3 and not _trains_once(variant):
             parameters[index] = pytest.param(variant, marks=[pytest.mark.slow], id=str(variant))
     return parameters
+
+
+def _trains_once(variant: Variant) -> bool:
+    """Return whether the method takes no pretraining and one pass through its network a step."""
+    if not variant.predicts or METHODS[variant.name].objectives:
+        return False
+    return not issubclass(METHODS[variant.name].load(), IterativeMethod)
 
 
 @lru_cache(maxsize=2)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
 from medsegdiff_cli.batching.augmentation import Augmenter, SpatialDraw
+from medsegdiff_cli.errors import UsageError
 
 NONE = {f"p_{name}": 0.0 for name in ("rotation", "scaling", "translation", "noise", "blur", "brightness", "contrast")}
 NONE |= {"p_low_resolution": 0.0, "p_gamma": 0.0, "p_gamma_inverted": 0.0, "mirror": False}
@@ -136,6 +137,27 @@ def test_scaling_reads_further_apart() -> None:
     assert drawn.scale == 1.25
     assert np.allclose(np.diff(moved[0], axis=1), 1.25, atol=1e-5)
     assert np.isclose(moved.mean(), 31.5, atol=1e-5)
+
+
+def test_patches_move_by_whole_voxels_within_the_range_of_each_axis() -> None:
+    patch = (16, 12, 14)
+    each = Augmenter(settings(p_translation=1.0, translation_voxels=(4.0, 20.0, 0.0)), patch, ())
+    shifts = np.array([each.draw(np.random.default_rng(seed)).shift_voxels for seed in range(300)])
+    assert np.abs(shifts).max(axis=0).tolist() == [4, 20, 0]
+    assert (shifts.min(axis=0) < 0).tolist() == [True, True, False]
+    one = Augmenter(settings(p_translation=1.0, translation_voxels=4.0), patch, ())
+    same = Augmenter(settings(p_translation=1.0, translation_voxels=(4.0, 4.0, 4.0)), patch, ())
+    for seed in range(5):
+        drawn = one.draw(np.random.default_rng(seed))
+        assert drawn == same.draw(np.random.default_rng(seed))
+        assert drawn.margins_voxels == (0, 0, 0), "moving reads elsewhere, not more"
+    never = Augmenter(settings(translation_voxels=4.0), patch, ())
+    assert never.draw(np.random.default_rng(0)).shift_voxels == (0, 0, 0)
+
+
+def test_ranges_of_another_number_of_axes_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="translation_voxels"):
+        Augmenter(settings(p_translation=1.0, translation_voxels=(4.0, 4.0)), (16, 12, 14), ())
 
 
 def test_a_patch_of_thick_slices_turns_within_its_slices() -> None:

@@ -48,6 +48,38 @@ def test_warm_up_is_linear_and_then_meets_the_schedule() -> None:
     assert learning_rate(100, chosen) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_the_rate_falls_to_its_floor(schedule: str) -> None:
+    """A floor shifts and shrinks the schedule: halfway down the cosine is the mean of both ends."""
+    plain = settings(104, warmup_steps=4, learning_rate=8e-4, schedule=schedule)
+    floored = settings(104, warmup_steps=4, learning_rate=8e-4, final_learning_rate=5e-5, schedule=schedule)
+    assert [learning_rate(step, floored) for step in range(5)] == [learning_rate(step, plain) for step in range(5)]
+    for step in range(4, 110):
+        expected = 5e-5 + (8e-4 - 5e-5) / 8e-4 * learning_rate(step, plain)
+        assert learning_rate(step, floored) == pytest.approx(expected, rel=1e-9)
+    assert learning_rate(104, floored) == pytest.approx(5e-5)
+    if schedule == "cosine":
+        assert learning_rate(54, floored) == pytest.approx((8e-4 + 5e-5) / 2)
+
+
+def test_fewer_steps_of_decay_end_at_the_floor_and_stay_there() -> None:
+    """Fu et al. 2023, Table 7: the cosine ends at a step of its own, whatever the length of training."""
+    chosen = settings(
+        300, warmup_steps=100, decay_steps=50, learning_rate=1.0, final_learning_rate=0.1, schedule="cosine"
+    )
+    assert learning_rate(100, chosen) == 1.0
+    assert learning_rate(125, chosen) == pytest.approx(0.55)
+    assert [learning_rate(step, chosen) for step in (150, 151, 299, 1000)] == pytest.approx([0.1] * 4)
+    # More than are left: the schedule ends with the training, as without.
+    longer, without = (settings(300, warmup_steps=100, decay_steps=n) for n in (10_000, None))
+    assert [learning_rate(s, longer) for s in range(300)] == [learning_rate(s, without) for s in range(300)]
+
+
+def test_a_constant_rate_has_no_floor_to_fall_to() -> None:
+    chosen = settings(50, warmup_steps=0, schedule="constant", learning_rate=0.3, final_learning_rate=0.1)
+    assert {learning_rate(step, chosen) for step in range(60)} == {0.3}
+
+
 def test_warm_up_takes_at_most_half_of_a_short_stage() -> None:
     chosen = settings(10, warmup_steps=1000, learning_rate=1.0)
     assert max(learning_rate(step, chosen) for step in range(10)) == learning_rate(5, chosen) == 1.0
