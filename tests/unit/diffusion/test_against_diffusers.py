@@ -1,14 +1,27 @@
 """The same numbers as diffusers' schedulers, in float64 where their tables can be set to it."""
 
+import re
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from medsegdiff_cli.diffusion import samplers
 from medsegdiff_cli.diffusion.gaussian import predict_x_0, q_sample, training_target
 from medsegdiff_cli.diffusion.grids import linspace_grid, transitions, validated_grid
 from medsegdiff_cli.diffusion.noise import NoiseSource
-from medsegdiff_cli.diffusion.samplers import Ddim, Ddpm, DpmSolverPlusPlus, History, sample
+from medsegdiff_cli.diffusion.samplers import (
+    CONFORMING,
+    SAMPLERS,
+    Ddim,
+    Ddpm,
+    DpmSolverPlusPlus,
+    History,
+    get_sampler,
+    sample,
+)
 from medsegdiff_cli.diffusion.schedules import CLEAN, cosine_schedule, linear_schedule
+from medsegdiff_cli.errors import UsageError
 
 LINEAR = {T: linear_schedule(T) for T in (1000, 1001)}
 SHAPE = (2, 3, 4)
@@ -101,10 +114,10 @@ def test_ddim_equals_diffusers(eta, T, steps, spacing):
         x_t = (x_t + actual) / 2
 
 
-def dpm_solver(grid, schedule):
+def dpm_solver(grid, schedule, kind="sample"):
     oracle = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.T, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
-        prediction_type="sample", algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
+        prediction_type=kind, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
         final_sigmas_type="zero",
     )  # fmt: skip
     oracle.set_timesteps(timesteps=list(grid))
@@ -162,6 +175,83 @@ def test_whole_ddpm_walks_equal_diffusers():
         expected = mean
     actual = sample(network, x_T, linspace_grid(1001, 11), Ddpm(), LINEAR[1001], NoiseSource(keys))
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+# --- what `get_sampler` grants: whole walks of every (parameterisation, sampler), the network being asked at each state
+
+THEIRS = {"x_0": "sample", "epsilon": "epsilon", "v": "v_prediction"}
+
+
+def ddpm_walk(kind, x_t, grid, noise):
+    oracle = linear_scheduler(
+        DDPMScheduler, 1001, prediction_type=kind, clip_sample=False, variance_type="fixed_small",
+        timestep_spacing="linspace",
+    )  # fmt: skip
+    oracle.set_timesteps(len(grid))
+    for t in grid:
+        mean = oracle.step(network(x_t, torch.full((2,), t)), t, x_t, generator=torch.Generator().manual_seed(0))
+        x_t = mean.prev_sample
+        if t > 0:
+            theirs = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            x_t = x_t + oracle._get_variance(t) ** 0.5 * (noise.randn(*SHAPE[1:]) - theirs)
+    return x_t
+
+
+def ddim_walk(kind, x_t, grid, noise):
+    oracle = linear_scheduler(
+        DDIMScheduler, 1001, prediction_type=kind, clip_sample=False, set_alpha_to_one=True, timestep_spacing="linspace"
+    )
+    oracle.set_timesteps(len(grid))
+    oracle.num_inference_steps = len(grid) - 1  # as above
+    for t in grid:
+        x_t = oracle.step(network(x_t, torch.full((2,), t)), t, x_t).prev_sample
+    return x_t
+
+
+def dpm_solver_walk(kind, x_t, grid, noise):
+    oracle, before = dpm_solver(grid, LINEAR[1001], kind), None
+    for index, t in enumerate(grid):
+        oracle._step_index = index
+        x_0 = oracle.convert_model_output(network(x_t, torch.full((2,), t)), sample=x_t)
+        if before is None or index == len(grid) - 1:
+            x_t = oracle.dpm_solver_first_order_update(x_0, sample=x_t)
+        else:
+            x_t = oracle.multistep_dpm_solver_second_order_update([before, x_0], sample=x_t)
+        before = x_0
+    return x_t
+
+
+WALKS = {"ddpm": ddpm_walk, "ddim": ddim_walk, "dpm++": dpm_solver_walk}
+
+
+@pytest.mark.parametrize("steps", [5, 11])
+@pytest.mark.parametrize(("parameterisation", "name"), sorted(CONFORMING))
+def test_every_granted_pair_walks_as_diffusers_does(parameterisation, name, steps):
+    """A pair that is granted without an entry in `THEIRS` or `WALKS` fails here."""
+    sampler, x_T, grid = get_sampler(name, 0.0, parameterisation), images(1)[0], linspace_grid(1001, steps)
+
+    def denoise(x_t, t):
+        return predict_x_0(network(x_t, t), x_t, t, LINEAR[1001], parameterisation)
+
+    keys = [("a",), ("b",)]
+    expected = WALKS[name](THEIRS[parameterisation], x_T, grid, NoiseSource(keys))
+    actual = sample(denoise, x_T, grid, sampler, LINEAR[1001], NoiseSource(keys))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("parameterisation", "name"), sorted(CONFORMING))
+def test_a_pair_that_is_not_granted_refuses_to_run(parameterisation, name, monkeypatch):
+    monkeypatch.setattr(samplers, "CONFORMING", CONFORMING - {(parameterisation, name)})
+    with pytest.raises(UsageError, match=f"'{re.escape(name)}' is not proved for networks that predict") as error:
+        get_sampler(name, 0.0, parameterisation)
+    assert error.value.exit_code == 2
+    assert all(other in str(error.value) for other in set(SAMPLERS) - {name}), "it says which are"
+
+
+def test_a_new_sampler_is_not_granted_before_it_is_compared(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "new", Ddim())
+    with pytest.raises(UsageError, match="not proved"):
+        get_sampler("new")
 
 
 def test_diffusers_leading_grid_would_never_see_pure_noise():
