@@ -1,5 +1,7 @@
 """Documents on disk: JSON and YAML read with errors that name the file, the key and the nearest known key."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -57,7 +59,10 @@ def _content_of(path: Path, largest_bytes: int, error: type[MsdError]) -> bytes:
     """Return a file's bytes, one more than the limit at most: the parser then says that there are too many."""
     try:
         with path.open("rb") as stream:
-            return stream.read(largest_bytes + 1)
+            known = os.fstat(stream.fileno())
+            # Python sets aside what is asked for. A pipe does not know its size.
+            most = min(largest_bytes, known.st_size) if stat.S_ISREG(known.st_mode) else largest_bytes
+            return stream.read(most + 1)
     except FileNotFoundError:
         raise error(f"{path.name} is missing", where=str(path.parent)) from None
     except OSError as problem:

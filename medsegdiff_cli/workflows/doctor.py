@@ -13,7 +13,7 @@ import torch
 from medsegdiff_cli import __version__
 from medsegdiff_cli.errors import UsageError, did_you_mean
 from medsegdiff_cli.paths import Workspace
-from medsegdiff_cli.planning.memory import format_bytes, granted_ram_bytes, parse_bytes
+from medsegdiff_cli.planning.memory import format_bytes, free_ram_bytes, granted_ram_bytes, parse_bytes
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.workflows.devices import usable_cores
 
@@ -157,7 +157,7 @@ def _processor() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, available = granted_ram_bytes(), _available_bytes()
+    limit, available = granted_ram_bytes(), free_ram_bytes()
     return {
         "total_bytes": total,
         "total": format_bytes(total),
@@ -166,16 +166,6 @@ def _memory() -> dict[str, Any]:
         "available_bytes": available,
         "available": "unknown" if available is None else format_bytes(available),
     }
-
-
-def _available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return the memory that can be had without swapping, None where the system does not tell."""
-    try:
-        lines = meminfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    numbers = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return numbers[0] if numbers else None
 
 
 def _disk(workspace: Workspace) -> dict[str, Any]:

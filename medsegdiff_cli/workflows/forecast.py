@@ -13,7 +13,6 @@ import torch
 from medsegdiff_cli.artifacts.fingerprint import read_fingerprint
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.imaging.reading import read_geometry
-from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.networks.memory import measure_step
@@ -22,7 +21,7 @@ from medsegdiff_cli.planning.memory import format_bytes
 from medsegdiff_cli.prediction.model import build_method
 from medsegdiff_cli.preprocessing.store import forecast_store_bytes
 from medsegdiff_cli.workflows.memory_forecast import CPU_FACTOR
-from medsegdiff_cli.workflows.predict import PreparedPrediction
+from medsegdiff_cli.workflows.predict import PreparedPrediction, least_memory
 from medsegdiff_cli.workflows.run_setup import RunSetup
 from medsegdiff_cli.workflows.step_timing import Timing, time_prediction_call, time_training_step
 
@@ -86,12 +85,10 @@ def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
     if not pending:
         return forecast
     native = [read_geometry(case.images[0]) for case in pending]
-    grids = [grid_shape(geometry.shape, geometry.spacing_mm, job.transform) for geometry in native]
-    largest_grid, largest_native = (max(map(math.prod, shapes)) for shapes in (grids, [g.shape for g in native]))
     timing = time_prediction_call(
         model.method, inference.patch_size, inference.window_batch, inference.precision, inference.sampling
     )
-    forecast["memory"] = _prediction_memory(prepared, largest_grid, largest_native)
+    forecast["memory"] = _prediction_memory(prepared, max(least_memory(job, geometry) for geometry in native))
     forecast["disk"] = _prediction_disk(prepared, [math.prod(geometry.shape) for geometry in native])
     forecast["time"] = _prediction_time(calls, timing)
     return forecast
@@ -154,7 +151,7 @@ def _validation_windows(setup: RunSetup) -> int:
     return a_case * (n_cases + quick * min(n_cases, training.validation_cases))
 
 
-def _prediction_memory(prepared: PreparedPrediction, grid_voxels: int, native_voxels: int) -> str:
+def _prediction_memory(prepared: PreparedPrediction, arrays: int) -> str:
     """Return the peak: the network on its windows, and the largest case's image, canvas, sum and label map."""
     job, model = prepared.job, prepared.job.models[0]
     task, inference = model.method.task, job.inference
@@ -171,8 +168,6 @@ def _prediction_memory(prepared: PreparedPrediction, grid_voxels: int, native_vo
     device = next(model.method.parameters()).device
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
     network = factor * measure_step(build, run, training=False).saved_activations_bytes + weights
-    floats = task.in_channels + (2 + 2 * job.wanted.uncertainty) * task.n_classes
-    arrays = 4 * (grid_voxels * floats + native_voxels * (task.in_channels + 1))
     if device.type == "cpu":
         return f"about {format_bytes(network + arrays)} of RAM for the largest case"
     return f"about {format_bytes(network)} on the device and {format_bytes(arrays)} of RAM for the largest case"

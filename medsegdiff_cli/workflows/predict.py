@@ -17,6 +17,8 @@ from medsegdiff_cli.artifacts.prediction_folder import (
     write_prediction_info,
 )
 from medsegdiff_cli.errors import InputDataError, UsageError
+from medsegdiff_cli.imaging.image import Geometry
+from medsegdiff_cli.imaging.inflating import refuse_bomb
 from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.fusion import Fusion
@@ -25,6 +27,7 @@ from medsegdiff_cli.leftovers import remove_leftovers
 from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.base import Sampling
 from medsegdiff_cli.paths import DATASET_JSON, LOCK, PREDICTION_JSON
+from medsegdiff_cli.planning.memory import require_memory
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase, Inputs, find_inputs, require_other_folder, shard
 from medsegdiff_cli.prediction.model import CheckpointName, LoadedModel, bundles_of, load_models
@@ -194,12 +197,12 @@ def run_prediction(prepared: PreparedPrediction, on_case: Callable[[str, str], N
 
     Raises:
         UsageError: the output is of other models or settings, or another process is writing it.
-        ResourceError: it cannot be written, or the disk is too full.
+        ResourceError: it cannot be written, the disk is too full or the memory too small.
         PartialFailure, InputDataError: some cases failed, or all did.
     """
     job = prepared.job
     with _output_of_its_own(prepared):
-        atomic.require_space(job.output, least_bytes(prepared), "the predictions")
+        _require_room(prepared)
         _refuse_foreign_files(prepared)
         write_info(job)
         try:
@@ -221,18 +224,39 @@ def _output_of_its_own(prepared: PreparedPrediction) -> Iterator[None]:
         yield
 
 
-def least_bytes(prepared: PreparedPrediction) -> int:
-    """Return about how many bytes the missing cases will take when compressing makes them small; no fewer."""
-    job, task = prepared.job, prepared.job.models[0].method.task
-    n_floats = (task.n_classes if job.wanted.probabilities else 0) + bool(job.wanted.uncertainty)
-    n_labels = 1 + (job.inference.draws * len(job.models) if job.wanted.members else 0)
-    total = 0.0
+def _require_room(prepared: PreparedPrediction) -> None:
+    """Refuse what the disk or the memory cannot take.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    job, pending = prepared.job, []
     for case in prepared.cases:
         if not (job.output / f"{case.case}.json").is_file():
             with suppress(InputDataError):  # what cannot be read is reported when its turn comes
-                voxels = math.prod(read_geometry(case.images[0]).shape)
-                total += voxels * (n_labels / _LABELS_SHRINK + n_floats * _FLOAT_BYTES / _FLOATS_SHRINK)
-    return int(total)
+                geometry = read_geometry(path := case.images[0])
+                if path.is_file():
+                    refuse_bomb(math.prod(geometry.shape), path.stat().st_size, path)
+                pending.append(geometry)
+    atomic.require_space(job.output, _least_bytes(job, pending), "the predictions")
+    require_memory(max((least_memory(job, geometry) for geometry in pending), default=0), "the largest case")
+
+
+def _least_bytes(job: PredictionJob, pending: Sequence[Geometry]) -> int:
+    """Return about how many bytes the missing cases will take when compressing makes them small; no fewer."""
+    task = job.models[0].method.task
+    n_floats = (task.n_classes if job.wanted.probabilities else 0) + bool(job.wanted.uncertainty)
+    n_labels = 1 + (job.inference.draws * len(job.models) if job.wanted.members else 0)
+    a_voxel = n_labels / _LABELS_SHRINK + n_floats * _FLOAT_BYTES / _FLOATS_SHRINK
+    return int(sum(math.prod(geometry.shape) * a_voxel for geometry in pending))
+
+
+def least_memory(job: PredictionJob, native: Geometry) -> int:
+    """Return the bytes of a case's arrays alone: its image, canvas, sums and label map; the network comes on top."""
+    task = job.models[0].method.task
+    grid_voxels = math.prod(grid_shape(native.shape, native.spacing_mm, job.transform))
+    floats = task.in_channels + (2 + 2 * job.wanted.uncertainty) * task.n_classes
+    return _FLOAT_BYTES * (grid_voxels * floats + math.prod(native.shape) * (task.in_channels + 1))
 
 
 def write_info(job: PredictionJob) -> None:

@@ -28,7 +28,7 @@ from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
 from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
-from medsegdiff_cli.workflows.preflight import require_training_space
+from medsegdiff_cli.workflows.preflight import require_training_memory, require_training_space
 from medsegdiff_cli.workflows.run_folder import open_run_folder
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
@@ -56,7 +56,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     Raises:
         UsageError: the run folder holds other settings, or too little of the parent's weights fits; nothing is written.
             Or another process trains it.
-        ResourceError: the disk cannot be written, or is too full.
+        ResourceError: the disk cannot be written or is too full, or the memory is too small.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
     cores_left = usable_cores() - setup.request.workers
@@ -67,6 +67,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
             start = start_from(method, parent, min_coverage=setup.request.min_coverage)
         if team.is_lead:
             require_training_space(setup, store_of(setup).folder, method)
+            if team.world_size == 1:  # several share the batch, and may do so on several machines
+                require_training_memory(setup)
         record, store = _prepare(setup) if team.is_lead else (setup.record, store_of(setup))
         # A resumed run keeps the precision that it began with.
         setup = replace(setup, record=record)

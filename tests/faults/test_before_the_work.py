@@ -4,22 +4,29 @@ Also what they take for done: content decides, not the presence of a file, its s
 """
 
 import errno
+import gzip
 import json
 import os
+import resource
 import shutil
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from failing_writes import run_child
 from msd_shell import done, msd, tree
 from toy_models import DATASET, RUN, write_run_folder
+from typer.testing import CliRunner
 
 from medsegdiff_cli import atomic, locks
+from medsegdiff_cli.cli.app import app
 from medsegdiff_cli.imaging.image import Geometry, Image
 from medsegdiff_cli.imaging.writing import write_image, write_label
 from medsegdiff_cli.locks import locked
 from medsegdiff_cli.paths import EVALUATION_LOCK, LOCK
+from medsegdiff_cli.planning import memory
 from medsegdiff_cli.prediction import case_steps
 from medsegdiff_cli.workflows import plan, run_setup, train
 
@@ -122,6 +129,61 @@ def test_a_file_that_the_disk_cannot_give_is_named(shop, tmp_path, monkeypatch, 
     assert f"{place}/case0.nii.gz\n" in result.stderr
     monkeypatch.undo()
     assert tree(tmp_path) == before
+
+
+@fault("F60")
+def test_too_little_memory_is_refused_before_any_image_is_read(shop, tmp_path, monkeypatch, no_work):
+    monkeypatch.setattr(memory, "available_memory", lambda: (1000, "the limit of the address space (ulimit -v)"))
+    result = refused(4, "the largest case is forecast to need ", *predict(shop, tmp_path / "out"))
+    assert "but only 1000 B can be had\n  where: the limit of the address space (ulimit -v)" in result.stderr
+    assert not (tmp_path / "out").exists()
+    workspace = shutil.copytree(shop / "workspace", tmp_path / "workspace")
+    words = ["train", "supervised", 1, "--config", "3d", *QUICK, "--device", "cpu", "--workspace", workspace]
+    refused(4, "a training step is forecast to need 19 MB of memory", *words)
+    assert tree(workspace) == tree(shop / "workspace")
+
+
+@fault("F60")
+def test_a_header_that_claims_more_than_its_file_can_hold_does_not_speak_for_the_others(shop, tmp_path):
+    images = shutil.copytree(shop / "images", tmp_path / "images")
+    header = bytearray(gzip.decompress((images / "case0.nii.gz").read_bytes()))
+    struct.pack_into("<3h", header, 42, 32000, 32000, 32000)
+    (images / "bomb.nii.gz").write_bytes(gzip.compress(bytes(header)))
+    result = msd(*predict(shop, tmp_path / "out", images=images))
+    assert result.code == 5, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["case0.nii.gz", "case1.nii.gz"]
+
+
+@fault("F60")
+def test_a_limit_of_the_address_space_is_seen_and_memory_that_is_denied_later_is_exit_code_4(shop, tmp_path):
+    """In a child that may have no more than it has, and a little: what was read before the limit was set stays."""
+    words = predict(shop, tmp_path / "out")
+    done(*predict(shop, tmp_path / "warm"))  # what is imported on the way would need memory, too
+
+    def limit(room):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + room
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def small():
+        limit(2000)
+        return CliRunner().invoke(app, [str(word) for word in words]).exit_code
+
+    def denied():
+        big = Image(array=np.zeros((1, 400, 400, 400), np.uint8), geometry=Geometry.plain((400,) * 3, (1.0, 1.0, 1.0)))
+        limit(128 << 20)
+        case_steps.read_channels = lambda *_, **__: big
+        outcome = CliRunner().invoke(app, [str(word) for word in words])
+        print(outcome.stderr)
+        return outcome.exit_code
+
+    (tmp_path / "notes").mkdir()
+    assert run_child(small, tmp_path / "notes").code == 4
+    child = run_child(denied, tmp_path / "notes")
+    assert child.code == 4, child.words
+    assert "the memory does not suffice" in child.words
+    assert "case 'case0'" in child.words
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prediction.json"]
 
 
 @fault("F48")
