@@ -25,6 +25,7 @@ from medsegdiff_cli.prediction.flags import flags_of, image_flags
 from medsegdiff_cli.prediction.inputs import InputCase
 from medsegdiff_cli.prediction.model import LoadedModel, bundles_of
 from medsegdiff_cli.prediction.outputs import label_ending, write_case
+from medsegdiff_cli.prediction.postprocessing import require_units
 from medsegdiff_cli.prediction.settings import OutputSettings, key_content
 from medsegdiff_cli.prediction.warm_start import WarmStart
 
@@ -104,6 +105,7 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
             f"the image has {image.geometry.n_dims} axes, the model was trained on {model.plan.n_dims_of_images}",
             where=str(case.images[0]),
         )
+    require_units(job.wanted.postprocessing, image.geometry)
     for flag in image_flags(image, model.plan.channels):
         log.warning("case '%s': %s", case.case, flag)
     mask = None if mask_path is None else read_label(mask_path).array[0] > 0

@@ -81,6 +81,16 @@ def require_applicable(steps: Sequence[Step], scheme: LabelScheme, n_dims: int) 
             raise UsageError(what, where="postprocessing", fix="leave it out: --postprocess none, or a list of others")
 
 
+def require_units(steps: Sequence[Step], geometry: Geometry) -> None:
+    """Refuse an image that a step's millimetres mean nothing for, before it is predicted.
+
+    Raises:
+        InputDataError: see `postprocessed`.
+    """
+    for step in steps:
+        _change_of(step, geometry)
+
+
 def _change_of(step: Step, geometry: Geometry) -> tuple[MaskChange, tuple[int, ...] | None]:
     """Return what a step does to a mask, and by how many voxels the mask may grow."""
     if isinstance(step, Erosion | Dilation | Opening):

@@ -8,7 +8,7 @@ from medsegdiff_cli.artifacts.postprocessing import parse_postprocessing
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.image import Geometry
 from medsegdiff_cli.inference.volume import InferenceSettings
-from medsegdiff_cli.prediction.postprocessing import postprocessed, require_applicable
+from medsegdiff_cli.prediction.postprocessing import postprocessed, require_applicable, require_units
 from medsegdiff_cli.prediction.settings import OutputSettings, key_content
 
 ORGANS = label_scheme_from_json({"background": 0, "liver": 3, "lesion": 7}, None, "dataset.json")
@@ -77,6 +77,8 @@ def test_millimetres_need_an_image_that_has_them():
     for step in ("[{step: opening, radius_mm: 2}]", "[{step: remove-below, volume_mm3: 2}]"):
         with pytest.raises(InputDataError, match="physical spacing"):
             cleaned(label, step, physical=False)
+        with pytest.raises(InputDataError, match="physical spacing"):  # and before the work
+            require_units(parse_postprocessing(step), Geometry.plain((5, 5), has_physical_spacing=False))
     assert cleaned(label, "[{step: opening, radius_voxels: 2}]", physical=False).all()
 
 
