@@ -142,6 +142,31 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
     return result
 
 
+def without_effect(overrides: Mapping[str, str], sections: Sections, method: str) -> set[str]:
+    """Return the keys of those `--set` assignments that only say what the settings already are.
+
+    Raises:
+        UsageError: an unknown or ambiguous key.
+    """
+    known, same = known_settings(method), set()
+    for key, text in overrides.items():
+        section, name = locate(key, known)
+        default = known[section].model_fields[name].get_default(call_default_factory=True)
+        now, then = (_plain(value) for value in (sections[section].get(name, default), _value_of(key, text)))
+        if now == then and type(now) is type(then):
+            same.add(key)
+    return same
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as YAML would hold it."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _value_of(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
@@ -72,8 +72,14 @@ def clear_fold(folder: Path) -> None:
             path.unlink()
 
 
-def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale) -> Path:
-    """Return the fold's folder; a part of the run's name stands for each setting that is not the default."""
+def run_folder(
+    request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale, same: Collection[str] = ()
+) -> Path:
+    """Return the fold's folder; a part of the run's name stands for each setting that is not the default.
+
+    Args:
+        same: keys of overrides that say what is the default anyway.
+    """
     parts = []
     if request.cases is not None:
         parts.append(f"n{request.cases}" + ("cases" if request.count == "cases" else ""))
@@ -91,7 +97,7 @@ def run_folder(request: TrainRequest, dataset: str, plan: Plan, config: str, sca
         parts.append(_shortened(f"from-{request.parent.parent.name.replace('__', '-')}"))
     if request.selection is not None:
         parts.append(f"selection-{request.selection}")
-    parts += _parts_of_overrides(request.overrides)
+    parts += _parts_of_overrides({key: text for key, text in request.overrides.items() if key not in same})
     if request.name:
         parts.append(request.name)
     run = run_name(request.method, config, parts)

@@ -2,7 +2,9 @@
 
 import pytest
 
+from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.workflows import run_folder
+from medsegdiff_cli.workflows.recipes import load_recipe, sections_of, without_effect
 from medsegdiff_cli.workflows.run_folder import clear_fold
 
 
@@ -37,3 +39,26 @@ def test_clearing_removes_a_link_but_not_what_it_points_to(fold, tmp_path):
     clear_fold(fold)
     assert (tmp_path / "elsewhere/kept").is_file()
     assert not (fold / "link").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "changes"),
+    [
+        ("network", "imgx", False),
+        ("network", "adm", True),
+        ("method.channel_mult", "[1, 2, 4, 8]", False),
+        ("channel_mult", "[1, 2]", True),
+        ("training.steps", "50000", False),
+        ("steps", "50", True),
+        ("dice_weight", "1.0", False),
+        ("schedule.name", "", None),
+        ("batch_size", "2", True),
+    ],
+)
+def test_a_setting_that_is_the_default_anyway_does_not_count(key, text, changes):
+    sections = sections_of("recycling", load_recipe("recycling"), "recommended")
+    if changes is None:
+        with pytest.raises(UsageError):
+            without_effect({key: text}, sections, "recycling")
+    else:
+        assert without_effect({key: text}, sections, "recycling") == (set() if changes else {key})
