@@ -2,6 +2,7 @@
 
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -69,6 +70,7 @@ def predict_cases(
             ) from problem
         except MsdError as error:
             name = "failed"
+            _let_go_of_images(error)
             report.failed[case.case] = error
             log.error("case '%s' failed: %s", case.case, error)
         if on_case is not None:
@@ -82,6 +84,14 @@ def predict_cases(
             fix="mend the images named above and run the same command again; finished cases are kept",
         )
     return report
+
+
+def _let_go_of_images(error: BaseException) -> None:
+    """Empty the frames behind a kept error and its causes: their variables hold the case's file and voxels."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _require_end(job: PredictionJob, cases: Sequence[InputCase], report: PredictionReport) -> None:
