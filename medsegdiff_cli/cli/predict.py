@@ -57,9 +57,32 @@ def predict(
         list[str] | None,
         typer.Option("--timesteps", help="Of a timestep ensemble, for example 1,10,25 [all it was trained with]."),
     ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++, for methods that sample [the model's].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps [the model's].")] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", min=0, max=1, help="Noise of ddim's steps, up to 1 for all of ddpm's [0].")
+    ] = None,
+    stop_change: Annotated[
+        float | None,
+        typer.Option("--stop-change", min=0, max=1, help="Stop when a smaller share of foreground voxels changes."),
+    ] = None,
+    canvas: Annotated[
+        str, typer.Option("--canvas", help="window: each window samples by itself; shared: all on one noisy image.")
+    ] = "window",
+    init_from: Annotated[
+        str | None,
+        typer.Option("--init-from", metavar="PREDICTIONS|MODEL", help="Segmentation to start sampling from."),
+    ] = None,
+    start_t: Annotated[
+        int | None, typer.Option("--start-t", min=0, help="Timestep to which that segmentation is noised.")
+    ] = None,
     fusion: Annotated[
         str | None,
-        typer.Option("--fusion", help="mean of the members' probabilities, or majority of their votes [the recipe's]."),
+        typer.Option(
+            "--fusion", help="mean of the members' probabilities, majority of their votes, or staple [the recipe's]."
+        ),
     ] = None,
     postprocess: Annotated[
         str | None,
@@ -73,6 +96,9 @@ def predict(
         bool, typer.Option("--save-uncertainty", help="Write entropy and, with several members, variance.")
     ] = False,
     save_members: Annotated[bool, typer.Option("--save-members", help="Write each member's label map.")] = False,
+    save_steps: Annotated[
+        bool, typer.Option("--save-steps", help="Write the label map of each sampling step; with members, each one's.")
+    ] = False,
     masks: Annotated[
         Path | None, typer.Option("--masks", help="Folder with a body or brain mask per case, if the plan needs it.")
     ] = None,
@@ -112,9 +138,11 @@ def predict(
     from medsegdiff_cli.prediction.slurm import slurm_script
     from medsegdiff_cli.workflows.models import find_models
     from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction, split_arguments
+    from medsegdiff_cli.workflows.warm_start import find_start
 
     one_of(checkpoint, ("best", "last"), "--checkpoint")
-    one_of(fusion, ("mean", "majority"), "--fusion")
+    one_of(fusion, ("mean", "majority", "staple"), "--fusion")
+    one_of(canvas, ("window", "shared"), "--canvas")
     models, source, output = split_arguments(arguments or [], source, output)
     if merge and dry_run:
         raise UsageError("--merge predicts nothing", where="--dry-run", fix="leave one of the two out")
@@ -132,10 +160,21 @@ def predict(
             mirror=mirror,
             draws=draws,
             fusion=fusion,  # type: ignore[arg-type]  # checked by one_of
-            sampling=Sampling(timesteps=_whole_numbers(timesteps, "--timesteps")),
+            sampling=Sampling(
+                sampler=sampler,
+                steps=steps,
+                eta=eta or 0.0,
+                start=start_t,
+                stop_change=stop_change,
+                timesteps=_whole_numbers(timesteps, "--timesteps"),
+            ),
+            canvas=canvas,  # type: ignore[arg-type]  # checked by one_of
+            start_from=None if init_from is None else find_start(init_from, open_workspace(workspace), dataset, config),
             postprocessing=None if postprocess is None else parse_postprocessing(postprocess),
             window_batch=window_batch,
-            wanted=OutputSettings(probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members),
+            wanted=OutputSettings(
+                probabilities=save_probabilities, uncertainty=save_uncertainty, members=save_members, steps=save_steps
+            ),
             masks=masks,
             num_shards=num_shards,
             shard_id=shard_id,

@@ -144,7 +144,7 @@ class IterativeMethod(Method):
                 now = torch.where(settled.view(-1, *[1] * (now.ndim - 1)), before, now)
                 settled = settled | (self.changed_share(before, now) < sampling.stop_change)
             yield Step(t, now, kept)
-            if t_next == CLEAN or bool(settled.all()):
+            if t_next == CLEAN or (sampling.stop_change is not None and bool(settled.all())):
                 return
             x_t = self.advance(x_t, now, t, t_next, noise, walk)
             before = now

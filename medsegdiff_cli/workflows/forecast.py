@@ -18,11 +18,13 @@ from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.networks.memory import measure_step
 from medsegdiff_cli.paths import FINGERPRINT_JSON
 from medsegdiff_cli.planning.memory import format_bytes
+from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.model import build_method
 from medsegdiff_cli.preprocessing.store import forecast_store_bytes
 from medsegdiff_cli.workflows.memory_forecast import CPU_FACTOR
-from medsegdiff_cli.workflows.predict import PreparedPrediction, least_memory
+from medsegdiff_cli.workflows.predict import PreparedPrediction, label_maps_of, least_memory
 from medsegdiff_cli.workflows.run_setup import RunSetup
+from medsegdiff_cli.workflows.sampling import visited_timesteps
 from medsegdiff_cli.workflows.step_timing import Timing, time_prediction_call, time_training_step
 
 _WEIGHT_BYTES = 4
@@ -80,7 +82,7 @@ def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
     forecast = {
         "cases": f"{len(pending)} to predict, {len(prepared.cases) - len(pending)} there already",
         "windows": f"{windows} of {_by(inference.patch_size)} voxels, over all models, draws and mirrored versions",
-        "network forwards": f"about {calls} calls with {inference.window_batch} windows",
+        "network forwards": _network_forwards(job, calls),
     }
     if not pending:
         return forecast
@@ -92,6 +94,15 @@ def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
     forecast["disk"] = _prediction_disk(prepared, [math.prod(geometry.shape) for geometry in native])
     forecast["time"] = _prediction_time(calls, timing)
     return forecast
+
+
+def _network_forwards(job: PredictionJob, calls: int) -> str:
+    windows, sampling = f"with {job.inference.window_batch} windows", job.inference.sampling
+    steps = len(visited_timesteps(job.models, sampling))
+    if not steps:
+        return f"about {calls} calls {windows}"
+    most = "at most" if sampling.stop_change is not None else "about"
+    return f"{most} {calls * steps} calls {windows}: {calls} x {steps} sampling steps"
 
 
 def _prediction_time(calls: int, timing: Timing) -> str:
@@ -163,7 +174,9 @@ def _prediction_memory(prepared: PreparedPrediction, arrays: int) -> str:
     def run(method: Any) -> torch.Tensor:
         windows = torch.zeros((inference.window_batch, task.in_channels, *inference.patch_size))
         noise = NoiseSource([(0, index) for index in range(inference.window_batch)])
-        return method.predict(method.prepare(windows), noise, inference.sampling)
+        # One step stands for all: nothing of the others is held.
+        sampling = replace(inference.sampling, steps=1, start=None, stop_change=None)
+        return method.predict(method.prepare(windows), noise, sampling)
 
     device = next(model.method.parameters()).device
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
@@ -177,8 +190,7 @@ def _prediction_disk(prepared: PreparedPrediction, native_voxels: Sequence[int])
     """Return an upper limit: files as large as if nothing could be compressed."""
     wanted, task = prepared.job.wanted, prepared.job.models[0].method.task
     maps = (task.n_classes if wanted.probabilities else 0) + (2 if wanted.uncertainty else 0)
-    members = prepared.job.inference.draws * len(prepared.job.models) if wanted.members else 0
-    a_voxel = 1 + members + maps * np.dtype(np.float32).itemsize
+    a_voxel = label_maps_of(prepared.job) + maps * np.dtype(np.float32).itemsize
     return f"at most {format_bytes(a_voxel * sum(native_voxels))}; {_free(prepared.job.output)}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
@@ -22,6 +23,7 @@ from medsegdiff_cli.imaging.inflating import refuse_bomb
 from medsegdiff_cli.imaging.reading import read_geometry
 from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.fusion import Fusion
+from medsegdiff_cli.inference.settings import Canvas
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.leftovers import remove_leftovers
 from medsegdiff_cli.locks import locked
@@ -41,6 +43,8 @@ from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.workflows.channel_order import require_same_channels
 from medsegdiff_cli.workflows.devices import choose_device, choose_workers
 from medsegdiff_cli.workflows.provenance import command_line
+from medsegdiff_cli.workflows.sampling import chosen_sampling, require_common_steps, visited_timesteps
+from medsegdiff_cli.workflows.warm_start import load_start, require_pair
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,11 @@ _LABELS_SHRINK, _FLOATS_SHRINK = 20, 4
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """What `msd predict` was asked for; None takes the model's own setting."""
+    """What `msd predict` was asked for; None takes the model's own setting.
+
+    Attributes:
+        start_from: predictions, a run or a bundle that walks start from at `sampling.start`; None starts from noise.
+    """
 
     models: tuple[Path, ...]
     source: Path
@@ -65,6 +73,8 @@ class PredictRequest:
     mirror: bool | None = None
     draws: int = 1
     fusion: Fusion | None = None
+    canvas: Canvas = "window"
+    start_from: Path | None = None
     postprocessing: tuple[Step, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     window_batch: int | None = None
@@ -96,7 +106,8 @@ class PreparedPrediction:
             geometry = read_geometry(case.images[0])
             shape = grid_shape(geometry.shape, geometry.spacing_mm, self.job.transform)
             total += windows_of(shape, inference)
-        return total * len(self.job.models) * inference.draws * 2 ** len(inference.mirror_axes)
+        draws = sum(inference.draws if model.method.stochastic else 1 for model in self.job.models)
+        return total * draws * 2 ** len(inference.mirror_axes)
 
 
 def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
@@ -107,8 +118,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     """
     device = choose_device(request.device)
     models = load_models(request.models, folds=request.folds, checkpoint=request.checkpoint, device=device)
-    sampling = replace(request.sampling, timesteps=chosen_timesteps(models, request.sampling.timesteps))
-    first = models[0]
+    first, sampling = models[0], _sampling(request, models)
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
     require_same_channels(request.source, first.plan)
     if request.masks is not None and not request.masks.is_dir():
@@ -121,6 +131,12 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     inference = inference_settings(first, replace(request, sampling=sampling))
     if request.mirror and not inference.mirror_axes:
         log.warning("--mirror changes nothing: the plan has no axis to mirror along")
+    start = None
+    if request.start_from is not None:
+        start = load_start(
+            request.start_from, models, lambda model: replace(inference_settings(model), seed=request.seed), device
+        )
+        require_other_folder(request.output, [] if start.folder is None else [start.folder / "label"])
     steps = first.recipe.prediction.postprocessing if request.postprocessing is None else request.postprocessing
     require_applicable(steps, first.plan.label_scheme(), first.plan.n_dims_of_images)
     job = PredictionJob(
@@ -130,6 +146,7 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         inference=inference,
         wanted=replace(request.wanted, postprocessing=steps),
         masks=request.masks,
+        start=start,
         overwrite=request.overwrite,
         workers=choose_workers(request.workers, device),
         max_time_s=request.max_time_s,
@@ -139,34 +156,22 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
     return PreparedPrediction(job, inputs, cases, request.num_shards, request.shard_id)
 
 
-def chosen_timesteps(models: Sequence[LoadedModel], wanted: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return the timesteps to predict with, ascending; None for all that the models were trained with.
-
-    Asking for all in any order is the same prediction as not asking.
+def _sampling(request: PredictRequest, models: Sequence[LoadedModel]) -> Sampling:
+    """Return how to sample.
 
     Raises:
-        UsageError: a model has no timesteps, or not these ones; or one is given twice.
+        UsageError: a model cannot, or what was asked for does not fit together.
     """
-    if wanted is None:
-        return None
-    if len(set(wanted)) < len(wanted):
-        raise UsageError(f"{_list(wanted)} has a timestep twice", where="--timesteps", fix="give each timestep once")
-    for model in models:
-        known, name = model.method.timesteps, f"{model.folder.parent.name}/{model.folder.name}"
-        if not known:
-            raise UsageError(
-                f"method '{model.run.method}' of {name} has no timesteps to choose from",
-                where="--timesteps",
-                fix="leave --timesteps out",
-            )
-        if unknown := sorted(set(wanted) - set(known)):
-            raise UsageError(
-                f"{name} was not trained with timestep {_list(unknown)}",
-                where="--timesteps",
-                fix=f"choose among {_list(known)}",
-            )
-    has_all = all(set(model.method.timesteps) == set(wanted) for model in models)
-    return None if has_all else tuple(sorted(wanted))
+    require_pair(request.start_from, request.sampling.start)
+    further = {
+        "--canvas shared": request.canvas == "shared",
+        "--save-steps": request.wanted.steps,
+        "--init-from": request.start_from is not None,
+    }
+    sampling = chosen_sampling(models, request.sampling, *(name for name, given in further.items() if given))
+    if request.wanted.steps:
+        require_common_steps(models, sampling)
+    return sampling
 
 
 def inference_settings(model: LoadedModel, request: PredictRequest | None = None) -> InferenceSettings:
@@ -188,6 +193,9 @@ def inference_settings(model: LoadedModel, request: PredictRequest | None = None
         precision=model.run.precision,
         seed=request.seed if request else 0,
         fusion=(request.fusion if request else None) or recipe.fusion,
+        overlap=recipe.overlap,
+        window_weights=recipe.window_weights,
+        canvas=request.canvas if request else "window",
         sampling=request.sampling if request else Sampling(),
     )
 
@@ -246,16 +254,29 @@ def _least_bytes(job: PredictionJob, pending: Sequence[Geometry]) -> int:
     """Return about how many bytes the missing cases will take when compressing makes them small; no fewer."""
     task = job.models[0].method.task
     n_floats = (task.n_classes if job.wanted.probabilities else 0) + bool(job.wanted.uncertainty)
-    n_labels = 1 + (job.inference.draws * len(job.models) if job.wanted.members else 0)
+    n_labels = label_maps_of(job)
     a_voxel = n_labels / _LABELS_SHRINK + n_floats * _FLOAT_BYTES / _FLOATS_SHRINK
     return int(sum(math.prod(geometry.shape) * a_voxel for geometry in pending))
 
 
+def label_maps_of(job: PredictionJob) -> int:
+    """Return how many label maps are written for a case."""
+    members = job.inference.draws * len(job.models) if job.wanted.members else 0
+    return (1 + members) * (1 + _kept_steps(job))
+
+
+def _kept_steps(job: PredictionJob) -> int:
+    return len(visited_timesteps(job.models, job.inference.sampling)) if job.wanted.steps else 0
+
+
 def least_memory(job: PredictionJob, native: Geometry) -> int:
     """Return the bytes of a case's arrays alone: its image, canvas, sums and label map; the network comes on top."""
-    task = job.models[0].method.task
+    task, is_shared = job.models[0].method.task, job.inference.canvas == "shared"
     grid_voxels = math.prod(grid_shape(native.shape, native.spacing_mm, job.transform))
-    floats = task.in_channels + (2 + 2 * job.wanted.uncertainty) * task.n_classes
+    # A shared canvas has its state, two estimates and fresh noise; kept steps a mean each, or as long as windows are
+    # walked one by one, also an estimate.
+    walk = (4 if is_shared else 0) + _kept_steps(job) * (1 if is_shared else 2)
+    floats = task.in_channels + (2 + 2 * job.wanted.uncertainty + walk) * task.n_classes
     return _FLOAT_BYTES * (grid_voxels * floats + math.prod(native.shape) * (task.in_channels + 1))
 
 
@@ -321,12 +342,24 @@ def info_of(job: PredictionJob) -> PredictionInfo:
         msd_version=__version__,
         command=job.command,
         seed=job.inference.seed,
-        settings={**asdict(job.inference), "postprocessing": as_plain_data(job.wanted.postprocessing)},
+        settings=_settings_of(job),
+        visited_timesteps=visited_timesteps(job.models, job.inference.sampling),
+        draws=job.inference.draws,
         train_cases=len(first.run.train_cases),
         trained_on=tuple(sorted({case for model in job.models for case in model.run.train_cases})),
         validation_labels_used_for_selection=first.run.validation_labels_used_for_selection,
         notes=("test images were seen, without labels, in pretraining",) if overlap else (),
     )
+
+
+def _settings_of(job: PredictionJob) -> dict[str, Any]:
+    """Return what all cases of a folder share."""
+    settings = {**asdict(job.inference), "postprocessing": as_plain_data(job.wanted.postprocessing)}
+    if job.start is None:
+        return settings
+    if job.start.folder is None:
+        return {**settings, "start_from": [model.digest for model in job.start.models]}
+    return {**settings, "start_from": list(read_prediction_info(job.start.folder).model_digests)}
 
 
 def split_arguments(
@@ -346,7 +379,3 @@ def split_arguments(
         missing = "MODEL" if not rest else "INPUT" if source is None else "OUTPUT"
         raise UsageError(f"{missing} is missing", where="msd predict", fix="write msd predict MODEL... INPUT OUTPUT")
     return tuple(rest), source, output
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers)
