@@ -22,6 +22,7 @@ TRAINING_LOG = "training.log"
 MANIFEST_JSON = "manifest.json"
 BUNDLE_SUFFIX = ".msd"
 CHECKPOINTS = "checkpoints"
+BEST, LAST = "best", "last"
 FEATURES = "features"
 VALIDATION = "validation"
 CROSS_VALIDATION = "crossval"
@@ -37,6 +38,8 @@ MEMBERS = "members"
 VOLUMES_CSV = "volumes.csv"
 PREDICTION_JSON = "prediction.json"
 PREVIEW_PNG = "preview.png"
+# Pictures that commands put beside label maps; no label maps themselves.
+PICTURES = (PREVIEW_PNG, STEP_CURVES_PNG)
 SAMPLES_PNG = "samples.png"
 REPRODUCTION_JSON = "reproduction.json"
 REPRODUCTION_MD = "reproduction.md"
@@ -77,6 +80,11 @@ class Workspace:
     def store_folder(self, dataset_folder_name: str, plans_name: str, config: str) -> Path:
         """Return the preprocessed store's folder: `preprocessed/DATASET/plans_3d/`."""
         return self.preprocessed / dataset_folder_name / f"{plans_name}_{config}"
+
+
+def best_of(sampler: str) -> str:
+    """Return the name of the weights that are best with a sampler that is not the model's own."""
+    return f"{BEST}-{sampler}"
 
 
 def open_workspace(option: Path | None) -> Workspace:

@@ -4,7 +4,8 @@
 manifest.json                        what it is, and size and sha256 of every other member
 fold_0/run.json                      the run's record, without paths, command line and names of cases
 fold_0/plan.yaml, fold_0/recipe.yaml as in the run folder
-fold_0/checkpoints/last.json, fold_0/checkpoints/last.safetensors   the weights that predict
+fold_0/checkpoints/last.json, fold_0/checkpoints/last.safetensors   the weights that predict; or `best`, and
+                                     `best-SAMPLER` for each of the manifest's samplers
 ```
 
 There is nothing else in it, and nothing that could be executed. The plan holds what a model needs of its dataset's
@@ -30,7 +31,16 @@ from medsegdiff_cli.artifacts.document import StrictModel, parse, refuse_newer, 
 from medsegdiff_cli.artifacts.plain_data import LARGEST_YAML_BYTES
 from medsegdiff_cli.artifacts.run import RunRecord
 from medsegdiff_cli.errors import IntegrityError, UsageError
-from medsegdiff_cli.paths import BUNDLE_SUFFIX, CHECKPOINTS, FOLD_PREFIX, MANIFEST_JSON, RUN_JSON, RUN_PLAN, RUN_RECIPE
+from medsegdiff_cli.paths import (
+    BUNDLE_SUFFIX,
+    CHECKPOINTS,
+    FOLD_PREFIX,
+    MANIFEST_JSON,
+    RUN_JSON,
+    RUN_PLAN,
+    RUN_RECIPE,
+    best_of,
+)
 
 FORMAT_VERSION = 1
 NOT_STATED = "not stated"
@@ -55,6 +65,7 @@ class Manifest(StrictModel):
         name, dataset: of the run, and the folder of results that it is imported into.
         kind: a pretraining cannot predict; methods start from it.
         checkpoint: which weights it holds, those that the run predicts with.
+        samplers: those that have best weights of their own, which are in it, too.
         channels, labels: what the images must hold, and the label values that come out.
         licence, citation, intended_use: the author's words.
         training_cases: labelled cases behind each fold.
@@ -71,6 +82,7 @@ class Manifest(StrictModel):
     dataset: str = Field(pattern=f"^{_NAME}$")
     folds: tuple[str, ...] = Field(min_length=1)
     checkpoint: Literal["best", "last"]
+    samplers: tuple[Literal["ddpm", "ddim", "dpm++"], ...] = ()
     channels: tuple[str, ...]
     labels: dict[str, int | list[int]]
     licence: str = Field(default=NOT_STATED, max_length=2000)
@@ -78,6 +90,11 @@ class Manifest(StrictModel):
     intended_use: str = Field(default=NOT_STATED, max_length=10_000)
     training_cases: dict[str, int]
     members: dict[str, Member]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the weights of each fold."""
+        return (self.checkpoint, *map(best_of, self.samplers))
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,7 @@ class BundledFold:
 
     def checkpoints(self) -> list[str]:
         """Return which weights are there."""
-        return [self.bundle.manifest.checkpoint]
+        return list(self.bundle.manifest.weights)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the weights of that name."""
@@ -162,10 +179,10 @@ class BundledFold:
         return self.bundle.read(f"{FOLD_PREFIX}{self.fold}/{name}")
 
 
-def members_of_fold(fold: str, checkpoint: str) -> tuple[str, ...]:
-    """Return the names of all members that belong to a fold."""
-    weights = (f"{CHECKPOINTS}/{checkpoint}{ending}" for ending in (".json", ".safetensors"))
-    return tuple(f"{FOLD_PREFIX}{fold}/{name}" for name in (*_DOCUMENTS, *weights))
+def members_of_fold(fold: str, weights: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all members that belong to a fold with these weights."""
+    files = (f"{CHECKPOINTS}/{name}{ending}" for name in weights for ending in (".json", ".safetensors"))
+    return tuple(f"{FOLD_PREFIX}{fold}/{name}" for name in (*_DOCUMENTS, *files))
 
 
 def without_personal_data(run: RunRecord, *, keep_case_names: bool = False) -> RunRecord:
@@ -246,7 +263,7 @@ def _check_members(manifest: Manifest, sizes: Mapping[str, int]) -> None:
     folds = manifest.folds
     if len(set(folds)) < len(folds) or not all(re.fullmatch(_FOLD, fold) for fold in folds):
         raise Refused(f"impossible names of folds: {list(folds)!r:.100}")
-    expected = {name for fold in folds for name in members_of_fold(fold, manifest.checkpoint)}
+    expected = {name for fold in folds for name in members_of_fold(fold, manifest.weights)}
     if foreign := sorted({*sizes, *manifest.members} - expected):
         raise Refused(f"{foreign[0]!r:.100} is nothing that a bundle holds")
     if missing := sorted(expected - (sizes.keys() & manifest.members.keys())):

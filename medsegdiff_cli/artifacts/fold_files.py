@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from medsegdiff_cli.artifacts.checkpoint import Checkpoint, checkpoint_exists, read_checkpoint
 from medsegdiff_cli.artifacts.document import read_json, read_yaml
 from medsegdiff_cli.errors import IntegrityError
-from medsegdiff_cli.paths import CHECKPOINTS
+from medsegdiff_cli.paths import BEST, CHECKPOINTS, LAST, best_of
 
 
 class FoldFiles(Protocol):
@@ -25,7 +25,7 @@ class FoldFiles(Protocol):
         """
 
     def checkpoints(self) -> list[str]:
-        """Return the names of the weights that are there, "best" before "last"."""
+        """Return the names of the weights that are there: "best", those of samplers ("best-ddim"), "last"."""
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return weights, verified.
@@ -48,7 +48,9 @@ class FoldFolder:
 
     def checkpoints(self) -> list[str]:
         """Return the names of the complete weights in `checkpoints/`."""
-        return [name for name in ("best", "last") if checkpoint_exists(self.folder / CHECKPOINTS / name)]
+        folder = self.folder / CHECKPOINTS
+        of_samplers = sorted(path.stem for path in folder.glob(f"{best_of('*')}.json"))
+        return [name for name in (BEST, *of_samplers, LAST) if checkpoint_exists(folder / name)]
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the weights of that name."""

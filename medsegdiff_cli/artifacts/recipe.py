@@ -33,6 +33,8 @@ class TrainingSettings(StrictModel):
         drop_empty_slices: 2D configurations of volumes train on slices with foreground only.
         validate_every_steps: None validates about 10 times a training; 0 never.
         validation_cases: at most so many cases are predicted per validation.
+        validation_samplers: of a method that samples, the samplers to validate with beside its own, each keeping best
+            weights of its own, which predict with that sampler where `selection` is `best`.
         selection: which weights predict by default: `last`, or `best` on the validation cases.
         patience: validations without improvement after which training stops, or None.
         checkpoint_minutes: time between checkpoints.
@@ -59,6 +61,7 @@ class TrainingSettings(StrictModel):
     drop_empty_slices: bool = False
     validate_every_steps: int | None = Field(default=None, ge=0)
     validation_cases: int = Field(default=8, ge=1)
+    validation_samplers: tuple[Literal["ddpm", "ddim", "dpm++"], ...] = ()
     selection: Literal["last", "best"] = "last"
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)

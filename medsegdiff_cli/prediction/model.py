@@ -18,7 +18,7 @@ from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.methods.base import Method, Trainable
 from medsegdiff_cli.methods.registry import find_trainable
-from medsegdiff_cli.paths import CHECKPOINTS, RUN_JSON, RUN_PLAN, RUN_RECIPE
+from medsegdiff_cli.paths import BEST, CHECKPOINTS, RUN_JSON, RUN_PLAN, RUN_RECIPE, best_of
 
 CheckpointName = Literal["best", "last"]
 _CANNOT_PREDICT = "train a method on it: msd finetune METHOD DATASET --from RUN"
@@ -31,7 +31,7 @@ class LoadedModel:
     Attributes:
         digest: sha256 of the weights' file; the model's name in provenance.
         folder: of the fold; BUNDLE.msd/fold_K in a bundle.
-        checkpoint: which weights: "best" or "last".
+        checkpoint: which weights: "best", "best-SAMPLER" or "last".
         bundle: sha256 of the bundle that it came from, "" for a run folder.
     """
 
@@ -90,7 +90,12 @@ def build_method(recipe: ResolvedRecipe, task: Task) -> Method:
 
 
 def load_models(
-    models: Sequence[Path], *, folds: Sequence[str] = (), checkpoint: CheckpointName | None = None, device: torch.device
+    models: Sequence[Path],
+    *,
+    folds: Sequence[str] = (),
+    checkpoint: CheckpointName | None = None,
+    sampler: str | None = None,
+    device: torch.device,
 ) -> list[LoadedModel]:
     """Load every fold of every model; they must agree on task and preprocessing to be averaged.
 
@@ -98,6 +103,7 @@ def load_models(
         models: run folders (a fold, or its parent) and bundles.
         folds: fold names wanted of each parent or bundle; empty takes those found.
         checkpoint: None takes what the run selects by.
+        sampler: what will predict; a run that selects by validation may have weights that are best with it.
 
     Raises:
         UsageError: no such model, or models of different tasks.
@@ -108,9 +114,9 @@ def load_models(
         if is_bundle(model) and model.is_file():
             with opened_bundle(model) as bundle:
                 for fold in bundle.folds(folds):
-                    loaded.append(replace(_load(fold, checkpoint, device), bundle=bundle.digest))
+                    loaded.append(replace(_load(fold, checkpoint, sampler, device), bundle=bundle.digest))
         else:
-            loaded += [_load(FoldFolder(folder), checkpoint, device) for folder in find_folds(model, folds)]
+            loaded += [_load(FoldFolder(folder), checkpoint, sampler, device) for folder in find_folds(model, folds)]
     first = loaded[0]
     for other in loaded[1:]:
         if other.method.task.class_names != first.method.task.class_names or other.plan.labels != first.plan.labels:
@@ -125,8 +131,8 @@ def load_models(
     return loaded
 
 
-def _load(files: FoldFiles, wanted: CheckpointName | None, device: torch.device) -> LoadedModel:
-    fold = load_fold(files, wanted)
+def _load(files: FoldFiles, wanted: str | None, sampler: str | None, device: torch.device) -> LoadedModel:
+    fold = load_fold(files, wanted, sampler)
     if not isinstance(fold.trainable, Method):
         raise UsageError(
             f"'{fold.run.method}' is a pretraining, which cannot predict", where=str(files.folder), fix=_CANNOT_PREDICT
@@ -158,8 +164,11 @@ class LoadedFold:
     checkpoint: str
 
 
-def load_fold(files: FoldFiles, wanted: CheckpointName | None = None) -> LoadedFold:
+def load_fold(files: FoldFiles, wanted: str | None = None, sampler: str | None = None) -> LoadedFold:
     """Load a fold, which may come from anywhere: everything is data, and compared with what is recorded of it.
+
+    Args:
+        wanted, sampler: `checkpoint` and `sampler` of `load_models`.
 
     Raises:
         UsageError: no such weights, an unknown method, or written by a newer msd.
@@ -174,8 +183,10 @@ def load_fold(files: FoldFiles, wanted: CheckpointName | None = None) -> LoadedF
         raise IntegrityError(
             "plan.yaml or recipe.yaml was changed after training", where=str(files.folder), fix="restore the files"
         )
-    name = wanted or recipe.training.selection
     trained = files.checkpoints()
+    name = wanted or recipe.training.selection
+    if wanted is None and name == BEST and sampler is not None and best_of(sampler) in trained:
+        name = best_of(sampler)
     if name not in trained:
         raise UsageError(
             f"no checkpoint '{name}'",

@@ -1,6 +1,7 @@
 """The checkpoints of a run folder: what is in them, which are kept, from which one training goes on.
 
-`step_NNNNNNNN` (the last two) hold everything that resuming needs; `best` and `last` hold prediction weights only.
+`step_NNNNNNNN` (the last two) hold everything that resuming needs; `best`, `best-SAMPLER` and `last` hold prediction
+weights only.
 """
 
 import logging
@@ -14,11 +15,11 @@ from torch import Tensor
 from medsegdiff_cli.artifacts.checkpoint import Checkpoint, checkpoint_exists, read_checkpoint, write_checkpoint
 from medsegdiff_cli.artifacts.document import read_json
 from medsegdiff_cli.errors import IntegrityError, MsdError
+from medsegdiff_cli.paths import BEST, LAST, best_of
 from medsegdiff_cli.training.counters import Counters
 
 log = logging.getLogger(__name__)
 
-BEST, LAST = "best", "last"
 _KEPT = 2
 _HEADER, _WEIGHTS = ".json", ".safetensors"
 
@@ -72,7 +73,7 @@ class StageCheckpoints:
         return None
 
     def write_weights(self, name: str, weights: Mapping[str, Tensor], counters: Counters, score: float | None) -> str:
-        """Write the prediction weights `best` or `last`; returns the sha256 of the weights' file."""
+        """Write the prediction weights `best`, `best-SAMPLER` or `last`; returns the sha256 of the weights' file."""
         summary = {"stage": self.stage, "step": counters.step, "score": score}
         finished = self.finished()
         if name == LAST:
@@ -111,8 +112,9 @@ class StageCheckpoints:
         return str(read_json((self.folder / LAST).with_suffix(_HEADER), IntegrityError)["sha256"])
 
     def forget_best(self) -> None:
-        """Remove `best`: it belongs to an earlier stage, or to a beginning that is gone."""
-        _remove(self.folder / BEST)
+        """Remove `best` and its like: they belong to an earlier stage, or to a beginning that is gone."""
+        for file in [*self.folder.glob(f"{BEST}{_HEADER}"), *self.folder.glob(f"{best_of('*')}{_HEADER}")]:
+            _remove(file.with_suffix(""))
 
     def _steps(self) -> list[Path]:
         """Return the complete step checkpoints, newest first."""

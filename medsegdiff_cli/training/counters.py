@@ -13,6 +13,7 @@ class Counters:
         step: optimiser steps done.
         logged_step, validated_step: steps at which the last line was written and the last validation ended.
         best_score, best_step, last_score: of the validations so far.
+        best_others: the best score of each other way to predict (see `ValidationScore`), known to rank 0 alone.
         stale_validations: validations since the best one.
         stopped_early: `patience` is used up.
         seconds: time spent, over all starts.
@@ -25,6 +26,7 @@ class Counters:
     best_score: float | None = None
     best_step: int = 0
     last_score: float | None = None
+    best_others: dict[str, float] = field(default_factory=dict)
     stale_validations: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
@@ -47,6 +49,12 @@ class Counters:
     def improves(self, value: float) -> bool:
         """Return whether a score is the best so far; NaN never is."""
         return value > (-math.inf if self.best_score is None else self.best_score)
+
+    def improvements(self, others: Mapping[str, float]) -> dict[str, float]:
+        """Return which of the other ways to predict are better than before, and remember them; NaN never is."""
+        better = {name: value for name, value in others.items() if value > self.best_others.get(name, -math.inf)}
+        self.best_others.update(better)
+        return better
 
     def judge(self, value: float, patience: int | None) -> None:
         """Take in a validation, and decide whether it was one too many without improvement."""

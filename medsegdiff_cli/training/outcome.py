@@ -13,11 +13,13 @@ class ValidationScore:
         value: the target metric, higher is better (mean foreground Dice); NaN when undefined.
         cases: how many cases it was computed from.
         details: further figures for `metrics.jsonl`, for example the Dice of each class.
+        others: the target metric of other ways to predict, by name (samplers); each keeps best weights of its own.
     """
 
     value: float
     cases: int
     details: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

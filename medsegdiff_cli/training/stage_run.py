@@ -14,7 +14,8 @@ from typing import Any, Literal
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.errors import IntegrityError, Interrupted, NotFinished, ResourceError
 from medsegdiff_cli.methods.base import enter_stage
-from medsegdiff_cli.training.checkpoints import BEST, LAST, StageCheckpoints
+from medsegdiff_cli.paths import BEST, LAST, best_of
+from medsegdiff_cli.training.checkpoints import StageCheckpoints
 from medsegdiff_cli.training.counters import Counters
 from medsegdiff_cli.training.journal import Journal, steps_per_line
 from medsegdiff_cli.training.optimisation import learning_rate
@@ -181,9 +182,8 @@ class StageRun:
                         score = self.outside.validate(self.method)
                 except StopAtOnce:
                     log.info("validation was broken off; it is made up for at the next start")
-                if score is not None and counters.improves(score.value):
-                    weights = self.method.state_dict()
-                    self.checkpoints.write_weights(BEST, weights, counters, score.value)
+                if score is not None:
+                    self._keep_best(score)
         enter_stage(self.method, self.stage)
         done, value = self.team.from_lead(float(score is not None), math.nan if score is None else score.value)
         if not done:
@@ -197,6 +197,14 @@ class StageRun:
                 log.info("stopping early: no improvement in %d validations", counters.stale_validations)
         return True
 
+    def _keep_best(self, score: ValidationScore) -> None:
+        """Write the weights, which are those that were validated, under each name that they are the best of."""
+        better = {best_of(name): value for name, value in self.counters.improvements(score.others).items()}
+        if self.counters.improves(score.value):
+            better[BEST] = score.value
+        for name, value in better.items():
+            self.checkpoints.write_weights(name, self.method.state_dict(), self.counters, value)
+
     def _write_line(self) -> None:
         """Write the means since the line before, and empty the window."""
         counters = self.counters
@@ -204,7 +212,7 @@ class StageRun:
             return
         means = counters.close_window()
         norm = means.pop(_GRADIENT_NORM)
-        line = {
+        line: dict[str, Any] = {
             "stage": self.stage.name,
             "step": counters.step,
             "loss": sum(means.values()),
@@ -216,6 +224,8 @@ class StageRun:
         if self._validation is not None and counters.validated_step == counters.step:
             score = self._validation
             line["validation"] = {"score": score.value, "cases": score.cases, "details": dict(score.details)}
+            if score.others:
+                line["validation"]["others"] = dict(score.others)
         if self.team.is_lead:
             self.journal.write(line)
         if "validation" in line:

@@ -24,7 +24,7 @@ from medsegdiff_cli.artifacts.fold_files import FoldFolder
 from medsegdiff_cli.artifacts.run import find_folds
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.methods.registry import is_pretraining
-from medsegdiff_cli.paths import BUNDLE_SUFFIX, MANIFEST_JSON, RUN_JSON, Workspace
+from medsegdiff_cli.paths import BEST, BUNDLE_SUFFIX, MANIFEST_JSON, RUN_JSON, Workspace, best_of
 from medsegdiff_cli.prediction.model import LoadedFold, load_fold
 from medsegdiff_cli.workflows.models import find_models
 from medsegdiff_cli.workflows.run_folder import find_parent
@@ -80,13 +80,33 @@ def export_bundle(request: ExportRequest) -> tuple[Path, Manifest]:
                 where=str(folder),
                 fix="finish its training first, or leave it out with --folds",
             )
-    members = {name: content for folder, fold in loaded.items() for name, content in _members(folder, fold, request)}
-    return output, write_bundle(output, _facts(loaded, request), members)
+    samplers = _samplers_of(loaded)
+    members = {
+        name: content
+        for folder, fold in loaded.items()
+        for name, content in _members(folder, fold, (fold.checkpoint, *map(best_of, samplers)), request)
+    }
+    return output, write_bundle(output, {**_facts(loaded, request), "samplers": samplers}, members)
 
 
-def _members(folder: Path, fold: LoadedFold, request: ExportRequest) -> Iterator[tuple[str, bytes | Path]]:
+def _samplers_of(loaded: dict[Path, LoadedFold]) -> list[str]:
+    """Return the samplers for which every fold has best weights of its own, after loading these; ascending."""
+    prefix = best_of("")
+    there = [{name for name in FoldFolder(folder).checkpoints() if name.startswith(prefix)} for folder in loaded]
+    if any(fold.checkpoint != BEST for fold in loaded.values()):
+        return []
+    common = sorted(set.intersection(*there))
+    for folder in loaded:
+        for name in common:
+            load_fold(FoldFolder(folder), name)
+    return [name.removeprefix(prefix) for name in common]
+
+
+def _members(
+    folder: Path, fold: LoadedFold, weights: tuple[str, ...], request: ExportRequest
+) -> Iterator[tuple[str, bytes | Path]]:
     record = without_personal_data(fold.run, keep_case_names=request.keep_case_names)
-    for name in members_of_fold(fold.run.fold, fold.checkpoint):
+    for name in members_of_fold(fold.run.fold, weights):
         _, _, within = name.partition("/")
         if within == RUN_JSON:
             yield name, _as_json(record.model_dump(mode="json"))
@@ -167,7 +187,8 @@ def import_bundle(
         if target.exists() and not overwrite:
             raise UsageError(f"a run '{run}' exists", where=str(target), fix="give another --name, or pass --overwrite")
         for fold in bundle.folds():
-            _check_facts(load_fold(fold, manifest.checkpoint), manifest, str(path))
+            for weights in manifest.weights:
+                _check_facts(load_fold(fold, weights), manifest, str(path))
         atomic.require_space(target.parent, sum(member.bytes for member in manifest.members.values()), "the model")
         with atomic.staged_folder(target) as staging:
             _unpack(bundle, staging)

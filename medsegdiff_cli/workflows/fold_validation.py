@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
+from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
 from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.inference.fusion import label_map
 from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
-from medsegdiff_cli.methods.base import Method
+from medsegdiff_cli.methods.base import Method, Sampling
 from medsegdiff_cli.metrics.overlap import overlap_of_masks
 from medsegdiff_cli.paths import VALIDATION
 from medsegdiff_cli.prediction.case_steps import PredictionJob
@@ -34,7 +36,8 @@ from medsegdiff_cli.workflows.run_setup import RunSetup
 def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Method], ValidationScore]:
     """Return the function that scores a method while it trains: mean foreground Dice on the network's grid.
 
-    At most `training.validation_cases` cases are *predicted*, through the same windows as `msd predict`.
+    At most `training.validation_cases` cases are *predicted*, through the same windows as `msd predict`, with the
+    model's own sampler and again with each other one of `training.validation_samplers`.
     """
     cases = spread(setup.record.val_cases, setup.recipe.training.validation_cases)
     scheme = setup.plan.label_scheme()
@@ -45,9 +48,11 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
         precision=setup.record.precision,
         seed=setup.record.seed,
         fusion=setup.recipe.prediction.fusion,
+        overlap=setup.recipe.prediction.overlap,
+        window_weights=setup.recipe.prediction.window_weights,
     )
 
-    def validate(method: Method) -> ValidationScore:
+    def score(method: Method, settings: InferenceSettings) -> tuple[float, dict[str, float]]:
         per_class: dict[str, list[float]] = {name: [] for name in scheme.foreground_names}
         for case in cases:
             stored = store.read(case)
@@ -56,10 +61,23 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
             for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
                 per_class[name] += [] if math.isnan(dice) else [dice]
         means = {name: sum(values) / len(values) for name, values in per_class.items() if values}
-        value = sum(means.values()) / len(means) if means else math.nan
-        return ValidationScore(value=value, cases=len(cases), details=means)
+        return (sum(means.values()) / len(means) if means else math.nan), means
+
+    def validate(method: Method) -> ValidationScore:
+        value, details = score(method, settings)
+        with_sampler = {
+            name: replace(settings, sampling=Sampling(sampler=name)) for name in other_samplers(setup.recipe)
+        }
+        others = {name: score(method, chosen)[0] for name, chosen in with_sampler.items()}
+        return ValidationScore(value=value, cases=len(cases), details=details, others=others)
 
     return validate
+
+
+def other_samplers(recipe: ResolvedRecipe) -> tuple[str, ...]:
+    """Return the samplers to validate with beside the model's own, in order, each once."""
+    own = recipe.method_settings.get("sampler")
+    return tuple(dict.fromkeys(name for name in recipe.training.validation_samplers if name != own))
 
 
 def grid_dice(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> dict[str, float]:

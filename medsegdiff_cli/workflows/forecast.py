@@ -21,6 +21,7 @@ from medsegdiff_cli.planning.memory import format_bytes
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.model import build_method
 from medsegdiff_cli.preprocessing.store import forecast_store_bytes
+from medsegdiff_cli.workflows.fold_validation import other_samplers
 from medsegdiff_cli.workflows.memory_forecast import CPU_FACTOR
 from medsegdiff_cli.workflows.predict import PreparedPrediction, label_maps_of, least_memory
 from medsegdiff_cli.workflows.run_setup import RunSetup
@@ -159,6 +160,7 @@ def _validation_windows(setup: RunSetup) -> int:
         quick = _QUICK_VALIDATIONS
     else:
         quick = training.steps // every if every else 0
+    quick *= 1 + len(other_samplers(setup.recipe))
     return a_case * (n_cases + quick * min(n_cases, training.validation_cases))
 
 

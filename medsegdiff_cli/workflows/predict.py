@@ -117,7 +117,13 @@ def prepare_prediction(request: PredictRequest) -> PreparedPrediction:
         UsageError, InputDataError, IntegrityError: see the rooms.
     """
     device = choose_device(request.device)
-    models = load_models(request.models, folds=request.folds, checkpoint=request.checkpoint, device=device)
+    models = load_models(
+        request.models,
+        folds=request.folds,
+        checkpoint=request.checkpoint,
+        sampler=request.sampling.sampler,
+        device=device,
+    )
     first, sampling = models[0], _sampling(request, models)
     inputs = find_inputs(request.source, len(first.plan.channels), first.plan.file_ending)
     require_same_channels(request.source, first.plan)

@@ -23,6 +23,7 @@ from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Trainable
+from medsegdiff_cli.methods.iterative import IterativeMethod
 from medsegdiff_cli.methods.registry import find_trainable, is_pretraining
 from medsegdiff_cli.networks.feature_cache import FeatureCache
 from medsegdiff_cli.paths import FEATURES, RUN_RECIPE, find_dataset
@@ -160,6 +161,12 @@ def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
     Raises:
         UsageError: they cannot.
     """
+    if recipe.training.validation_samplers and not issubclass(find_trainable(recipe.method).load(), IterativeMethod):
+        raise UsageError(
+            f"'{recipe.method}' does not sample",
+            where="training.validation_samplers",
+            fix="leave it out, or train a method that predicts by sampling",
+        )
     where = "training.feature_cache"
     if is_pretraining(recipe.method):
         raise UsageError(f"'{recipe.method}' has no frozen features to keep", where=where, fix="leave it out")
