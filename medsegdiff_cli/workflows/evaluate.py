@@ -21,6 +21,7 @@ from medsegdiff_cli.paths import (
     DATASET_JSON,
     EVALUATION_LOCK,
     FOLD_PREFIX,
+    PICTURES,
     SUMMARY_JSON,
     VALIDATION,
     Workspace,
@@ -189,7 +190,7 @@ def find_pairs(request: EvaluateRequest, info: PredictionInfo) -> list[ScorePair
     Raises:
         InputDataError: no reference fits.
     """
-    predicted = _files_by_case(request.predictions)
+    predicted = label_maps_by_case(request.predictions)
     folder = open_dataset(request.reference) if (request.reference / DATASET_JSON).is_file() else None
     if folder is not None:
         references, details = _dataset_references(folder, request.observer, predicted)
@@ -324,11 +325,17 @@ def _tree_references(request: EvaluateRequest) -> dict[str, Path]:
     return references
 
 
-def _files_by_case(folder: Path) -> dict[str, Path]:
+def label_maps_by_case(folder: Path) -> dict[str, Path]:
+    """Return the predicted label maps of a folder.
+
+    Raises:
+        UsageError: it is no folder.
+    """
     if not folder.is_dir():
         raise UsageError(f"'{folder}' is no folder", where="PREDICTIONS", fix="give the OUTPUT of `msd predict`")
     return {case_name_of(path): path for path in _images_in(folder)}
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and ending_of(path) and path.name[0] != "."]
+    images = [path for path in sorted(folder.iterdir()) if path.is_file() and ending_of(path) and path.name[0] != "."]
+    return [path for path in images if path.name not in PICTURES]

@@ -14,7 +14,15 @@ from medsegdiff_cli.artifacts.scores import read_scores
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.imaging.image import Image
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_image, read_label
-from medsegdiff_cli.paths import DATASET_JSON, PREDICTION_JSON, PREVIEW_PNG, SUMMARY_JSON, Workspace, find_dataset
+from medsegdiff_cli.paths import (
+    DATASET_JSON,
+    PICTURES,
+    PREDICTION_JSON,
+    PREVIEW_PNG,
+    SUMMARY_JSON,
+    Workspace,
+    find_dataset,
+)
 from medsegdiff_cli.reporting.contact_sheet import SheetItem, contact_sheet, item_of_case, sheet_items_of_dataset
 
 log = logging.getLogger(__name__)
@@ -120,7 +128,7 @@ def _caption(word: str, where: str) -> str:
 
 def _is_label(path: Path) -> bool:
     # The preview is our own picture, not a case.
-    return bool(ending_of(path)) and not path.name.startswith(".") and path.name != PREVIEW_PNG
+    return bool(ending_of(path)) and not path.name.startswith(".") and path.name not in PICTURES
 
 
 def _known_cases(dataset: Path) -> dict[str, CaseFiles]:

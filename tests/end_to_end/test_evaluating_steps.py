@@ -16,6 +16,7 @@ import pytest
 from msd_shell import done, msd, write_volume
 
 from medsegdiff_cli.artifacts.prediction_folder import PredictionInfo, write_prediction_info
+from medsegdiff_cli.workflows.evaluate import label_maps_by_case
 
 SHAPE, SPACING_XYZ = (2, 3, 20), (2.0, 1.0, 1.0)
 DIAGONAL = math.hypot(40, 3, 2)
@@ -178,7 +179,7 @@ def test_tables_hold_what_the_json_does_and_the_picture_is_one(folder):
     shown = done("evaluate", folder / "out", folder / "labels", "--workers", 0, "--per-step", "--per-member").stdout
     for words in ("0.6078", "66.7 %", "Missed or spurious", "in no mean: up to 1", "3 members"):
         assert words in shown
-    # Two processes find what one does.
+    # The same command finds the same.
     again = msd("evaluate", folder / "out", folder / "labels", "--workers", 0, "--per-step", "--per-member", "--json")
     assert again.json == content
 
@@ -238,6 +239,11 @@ def test_a_case_that_cannot_be_scored_is_named_and_left_out_of_everything(folder
     assert list(outcome.json["failures"]) == ["worse"]
     assert outcome.json["cases"] == ["absent", "better"]
     assert any("without a prediction" in note and "1" in note for note in outcome.json["notes"])
+
+
+def test_the_picture_of_curves_is_taken_for_no_label_map(folder):
+    done("evaluate", folder / "out", folder / "labels", "--workers", 0, "--per-step", "--quiet")
+    assert sorted(label_maps_by_case(folder / "out")) == sorted(LACKING)
 
 
 def test_flags_that_speak_of_whole_predictions_are_refused(folder):
