@@ -7,6 +7,7 @@ means, the second, "To do: ...", what a person or a script does then.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 # What torch, CUDA, ITK, the C++ library and the system say when memory cannot be had.
@@ -19,6 +20,10 @@ _LACK_OF_MEMORY = (
     "bad_alloc",
     "alloc_failed",
 )
+
+
+# What a disk, a network or a limit of the system does, whatever the file.
+_MACHINE_ERRORS = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ESTALE)
 
 
 class MsdError(Exception):
@@ -139,6 +144,24 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _LACK_OF_MEMORY)
     )
+
+
+def reading_error(
+    problem: OSError, where: str, otherwise: type[MsdError] = InputDataError, *, fix: str | None = None
+) -> MsdError:
+    """Return what it means that the system cannot read a file.
+
+    Args:
+        where: the file.
+        otherwise: the error, with `fix`, when it is neither a disk or a network that fails nor too many open files.
+    """
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        fix = "allow more open files (ulimit -n 4096), or use fewer --workers; then run the same command again"
+    elif problem.errno in _MACHINE_ERRORS:
+        fix = "check disk and network, then run the same command again"
+    else:
+        return otherwise(f"the file cannot be read ({problem.strerror or problem})", where=where, fix=fix)
+    return ResourceError(f"reading failed ({problem.strerror})", where=where, fix=fix)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

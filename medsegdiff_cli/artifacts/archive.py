@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medsegdiff_cli import atomic
-from medsegdiff_cli.errors import IntegrityError
+from medsegdiff_cli.errors import IntegrityError, reading_error
 
 _MOST_ENTRIES = 1000
 _LARGEST_DIRECTORY_BYTES = 1 << 20
@@ -138,14 +138,14 @@ def integrity_errors(path: Path) -> Iterator[None]:
     """Turn what a bad archive raises into an error that names the file.
 
     Raises:
-        IntegrityError: the block found something wrong.
+        IntegrityError: the block found something wrong. ResourceError: the disk fails.
     """
     try:
         yield
     except Refused as problem:
         raise IntegrityError(str(problem), where=str(path), fix=_FIX) from None
     except OSError as problem:
-        raise IntegrityError(f"cannot be read ({problem.strerror or problem})", where=str(path)) from None
+        raise reading_error(problem, str(path), IntegrityError) from None
     # RuntimeError comes from unknown versions of the format, ValueError from damaged fields.
     except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, EOFError) as problem:
         raise IntegrityError(f"a damaged archive ({problem})", where=str(path), fix=_FIX) from None

@@ -17,7 +17,7 @@ from torch import Tensor
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json, refuse_newer
 from medsegdiff_cli.artifacts.tensor_header import check_tensor_header, read_tensor_header
-from medsegdiff_cli.errors import IntegrityError, ResourceError
+from medsegdiff_cli.errors import IntegrityError, ResourceError, reading_error
 
 FORMAT_VERSION = 1
 _FIX = "restore the file, or train again"
@@ -79,16 +79,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         IntegrityError: missing or damaged.
-        UsageError: of a newer format.
+        UsageError: of a newer format. ResourceError: the disk fails.
     """
     header_file, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
     header = _checked_header(read_json(header_file, IntegrityError), str(header_file))
     if not weights.is_file():
         raise IntegrityError(f"{weights.name} is missing", where=str(weights.parent), fix=_FIX)
     read_tensor_header(weights)  # before the whole file is read, which takes a while
-    _compare_digests(atomic.digest_of_file(weights), header["sha256"], str(weights))
     try:
+        _compare_digests(atomic.digest_of_file(weights), header["sha256"], str(weights))
         tensors = load_file(weights)
+    except OSError as problem:
+        raise reading_error(problem, str(weights), IntegrityError) from None
     except SafetensorError as error:
         raise IntegrityError(f"not readable as safetensors ({error})", where=str(weights)) from None
     return Checkpoint(tensors=tensors, state=header["state"], digest=header["sha256"])

@@ -14,7 +14,7 @@ from medsegdiff_cli.artifacts.plain_data import (
     parse_json,
     parse_yaml,
 )
-from medsegdiff_cli.errors import InputDataError, MsdError, UsageError, did_you_mean
+from medsegdiff_cli.errors import InputDataError, MsdError, UsageError, did_you_mean, reading_error
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -66,7 +66,7 @@ def _content_of(path: Path, largest_bytes: int, error: type[MsdError]) -> bytes:
     except FileNotFoundError:
         raise error(f"{path.name} is missing", where=str(path.parent)) from None
     except OSError as problem:
-        raise error(f"cannot be read ({problem.strerror})", where=str(path)) from None
+        raise reading_error(problem, str(path), error) from None
 
 
 def validate(model: type[Document], content: Any, where: str, error: type[MsdError] = UsageError) -> Document:

@@ -17,10 +17,11 @@ import numpy as np
 
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json
-from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.errors import InputDataError, reading_error
 
 # Pseudo class of the foreground table: every voxel that somebody annotated, background too.
 ANNOTATED = -1
+_FIX = "run `msd preprocess` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class PreprocessedStore:
             with_label: False hides the label, as unsupervised stages demand.
 
         Raises:
-            InputDataError: the case is absent or incomplete.
+            InputDataError: the case is absent or incomplete. ResourceError: the disk fails.
         """
         properties = self.properties(case)
         labelled = with_label and (self.folder / f"{case}.label.npy").is_file()
@@ -86,12 +87,11 @@ class PreprocessedStore:
                 foreground=self._mapped(f"{case}.foreground.npy") if labelled else None,
                 properties=properties,
             )
-        except (OSError, ValueError) as problem:
-            raise InputDataError(
-                f"case '{case}' of the preprocessed store cannot be read ({problem})",
-                where=str(self.folder),
-                fix="run `msd preprocess` again",
-            ) from problem
+        except OSError as problem:
+            raise reading_error(problem, str(self.folder / case), fix=_FIX) from problem
+        except ValueError as problem:
+            what = f"case '{case}' of the preprocessed store cannot be read ({problem})"
+            raise InputDataError(what, where=str(self.folder), fix=_FIX) from problem
 
     def _mapped(self, name: str) -> np.ndarray:
         return np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))

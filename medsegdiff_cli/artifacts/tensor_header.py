@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medsegdiff_cli.artifacts.plain_data import NotPlainData, parse_json
-from medsegdiff_cli.errors import IntegrityError
+from medsegdiff_cli.errors import IntegrityError, reading_error
 
 _LENGTH_BYTES = 8
 _LARGEST_HEADER_BYTES = 4 << 20
@@ -40,12 +40,13 @@ def read_tensor_header(path: Path) -> dict[str, TensorInfo]:
 
     Raises:
         IntegrityError: the header is absurd, contradicts itself or does not fit the file.
+        ResourceError: the disk fails.
     """
     try:
         with path.open("rb") as stream:
             return check_tensor_header(stream, path.stat().st_size, str(path))
     except OSError as problem:
-        raise IntegrityError(f"cannot be read ({problem.strerror})", where=str(path)) from None
+        raise reading_error(problem, str(path), IntegrityError) from None
 
 
 def check_tensor_header(stream: BinaryIO, n_bytes: int, where: str) -> dict[str, TensorInfo]:

@@ -12,7 +12,7 @@ from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder, Part
 from medsegdiff_cli.artifacts.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, write_fingerprint
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
-from medsegdiff_cli.errors import InputDataError
+from medsegdiff_cli.errors import InputDataError, reading_error
 from medsegdiff_cli.fingerprinting.intensities import pooled_statistics
 from medsegdiff_cli.fingerprinting.measure import digest_of_case, measure_case, median_relative_size
 from medsegdiff_cli.workers import in_processes
@@ -125,7 +125,10 @@ def _measure_or_reuse(job: _Job) -> CaseFingerprint | InputDataError:
             return known
         measured = measure_case(job.files, job.part, job.n_channels, job.scheme, digest)
     except OSError as error:
-        return InputDataError(f"cannot be read ({error.strerror})", where=f"case {job.files.case}")
+        problem = reading_error(error, f"case {job.files.case}", fix="check path and rights")
+        if isinstance(problem, InputDataError):
+            return problem
+        raise problem from error
     except InputDataError as error:
         return error
     text = measured.fingerprint.model_dump_json().encode()

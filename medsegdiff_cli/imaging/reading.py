@@ -1,13 +1,12 @@
 """Read an image or a label of any supported format, or refuse it: never zeros for what is missing."""
 
-import errno
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError
+from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, reading_error
 from medsegdiff_cli.imaging.dicom import read_dicom_geometry, read_dicom_series
 from medsegdiff_cli.imaging.file_checks import check_file
 from medsegdiff_cli.imaging.grid_checks import sound_grid
@@ -33,7 +32,6 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 _PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 _LARGEST_ROUNDING = 1e-3
 # The machine's trouble, not the file's: the next case would meet it as well.
-_MACHINE_ERRORS = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ESTALE)
 
 
 def ending_of(path: Path | str) -> str:
@@ -170,10 +168,7 @@ def _known_ending(path: Path) -> str:
 
 def unreadable(error: OSError, path: Path) -> MsdError:
     """Return what it means that the system cannot read a file: its rights, or a disk or a network that fails."""
-    if error.errno in _MACHINE_ERRORS:
-        fix = "check disk and network, then run the same command again"
-        return ResourceError(f"reading failed ({error.strerror})", where=str(path), fix=fix)
-    return InputDataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check path and rights")
+    return reading_error(error, str(path), InputDataError, fix="check path and rights")
 
 
 def _photo_geometry(geometry: Geometry, ending: str, facts: StoredFacts, path: Path, fix_affine: float) -> Geometry:

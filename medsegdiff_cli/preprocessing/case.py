@@ -11,7 +11,7 @@ from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
-from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError
+from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, reading_error
 from medsegdiff_cli.imaging.channels import read_channels
 from medsegdiff_cli.imaging.image import Image, largest_corner_distance_mm
 from medsegdiff_cli.imaging.normalise import needs_mask
@@ -194,9 +194,7 @@ def _digest(path: Path) -> str:
     try:
         return atomic.digest_of_file(path)
     except OSError as problem:
-        raise InputDataError(
-            f"the file cannot be read ({problem.strerror})", where=str(path), fix="check path and rights"
-        ) from problem
+        raise reading_error(problem, str(path), fix="check path and rights") from problem
 
 
 def _rounding_error_bound(image: np.ndarray) -> float:

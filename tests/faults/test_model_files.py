@@ -4,6 +4,7 @@ Every refusal is looked at from the command line: the exit code, a message that 
 written, nothing executed.
 """
 
+import errno
 import io
 import json
 import os
@@ -43,6 +44,31 @@ def fold(shop, tmp_path):
     return Path(shutil.copytree(shop / "workspace" / "results" / DATASET / RUN / "fold_0", tmp_path / RUN / "fold_0"))
 
 
+# F45, F62: the disk, and the number of open files
+
+
+@fault("F45", "F62")
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "plan.yaml", "last.json", "last.safetensors", "toy.msd"])
+def test_a_model_that_the_machine_cannot_read_is_no_damaged_model(shop, fold, tmp_path, monkeypatch, name, number):
+    model = shop / "toy.msd" if name == "toy.msd" else fold
+    opened = Path.open
+
+    def fail(path, *args, **settings):
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *args, **settings)
+
+    monkeypatch.setattr(Path, "open", fail)
+    words = ["predict", model, shop / "images", tmp_path / "out", "--workers", 0, "--device", "cpu"]
+    result = msd(*words)
+    assert result.code == 4, result.stderr
+    assert f"reading failed ({os.strerror(number)})" in result.stderr
+    assert name in result.stderr
+    assert ("ulimit -n" in result.stderr) == (number == errno.EMFILE)
+    assert not (tmp_path / "out").exists()
+
+
 # F67: pickles
 
 
@@ -69,7 +95,7 @@ def test_a_pickle_under_another_name_is_refused_and_does_not_run(shop, tmp_path,
     else:
         torch.save({"weights": Trap(tmp_path / "canary")}, content)
     file = {
-        "bundle": tmp_path / "model.msd",
+        "bundle": tmp_path / "toy.msd",
         "weights": fold / "checkpoints" / "last.safetensors",
         "header": fold / "checkpoints" / "last.json",
     }[place]
