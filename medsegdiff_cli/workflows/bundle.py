@@ -1,7 +1,6 @@
 """`msd bundle`: a trained run out as one file, looked into, and into another workspace."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,16 @@ from medsegdiff_cli.artifacts.document import read_json, validate
 from medsegdiff_cli.artifacts.fold_files import FoldFolder
 from medsegdiff_cli.artifacts.run import find_folds
 from medsegdiff_cli.errors import IntegrityError, UsageError
+from medsegdiff_cli.leftovers import PART_SUFFIX, hidden_name, remove
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.registry import is_pretraining
-from medsegdiff_cli.paths import BEST, BUNDLE_SUFFIX, MANIFEST_JSON, RUN_JSON, Workspace, best_of
+from medsegdiff_cli.paths import BEST, BUNDLE_SUFFIX, LOCK, MANIFEST_JSON, RUN_JSON, Workspace, best_of
 from medsegdiff_cli.prediction.model import LoadedFold, load_fold
 from medsegdiff_cli.workflows.models import find_models
-from medsegdiff_cli.workflows.run_folder import find_parent
+from medsegdiff_cli.workflows.run_folder import find_parent, locked_folds
+
+# Hidden, beside the results: a bundle that a training starts from.
+_UNPACKED = "unpacked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +179,8 @@ def import_bundle(
         the run's folder, and the manifest, which is kept in it.
 
     Raises:
-        UsageError: a run of that name exists and `overwrite` is not set; or a newer msd wrote the bundle.
+        UsageError: a run of that name exists and `overwrite` is not set, or a process writes to it or imports it, too;
+            or a newer msd wrote the bundle.
         IntegrityError: it is damaged or not to be trusted.
         ResourceError: the disk is full or fails.
     """
@@ -190,7 +195,9 @@ def import_bundle(
             for weights in manifest.weights:
                 _check_facts(load_fold(fold, weights), manifest, str(path))
         atomic.require_space(target.parent, sum(member.bytes for member in manifest.members.values()), "the model")
-        with atomic.staged_folder(target) as staging:
+        # The run that is replaced must not be one that somebody trains.
+        importing = target.parent / f"{LOCK}.import-{run}"
+        with locked(importing), locked_folds(target), atomic.staged_folder(target) as staging:
             _unpack(bundle, staging)
             atomic.write_json(staging / MANIFEST_JSON, manifest.model_dump(mode="json"))
     return target, manifest
@@ -225,14 +232,18 @@ def opened_parent(reference: str, workspace: Workspace, fold: str) -> Iterator[P
     if not model.is_file():
         yield find_parent(reference, workspace, fold)
         return
-    workspace.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=workspace.root) as temporary:
+    place = workspace.root / _UNPACKED
+    atomic.put_back(place)  # removes what killed processes left
+    temporary = hidden_name(place, PART_SUFFIX)
+    try:
         with opened_bundle(model) as bundle:
-            run = Path(temporary) / bundle.manifest.name
+            run = temporary / bundle.manifest.name
             needed = sum(member.bytes for member in bundle.manifest.members.values())
             atomic.require_space(workspace.root, needed, "the unpacked bundle")
             _unpack(bundle, run)
         yield find_parent(str(run), workspace, fold)
+    finally:
+        remove(temporary)
 
 
 def _unpack(bundle: Bundle, folder: Path) -> None:

@@ -18,8 +18,9 @@ from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.checking.listing import check_listing
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.fingerprinting.extract import extract_fingerprint
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.registry import find_method, find_trainable
-from medsegdiff_cli.paths import FINGERPRINT_JSON, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
+from medsegdiff_cli.paths import FINGERPRINT_JSON, LOCK, PLANS_NAME, RUN_PLAN, SPLITS_JSON, Workspace, find_dataset
 from medsegdiff_cli.planning.advice import DataCounts, advise
 from medsegdiff_cli.planning.memory import default_memory_bytes, default_scale, parse_bytes
 from medsegdiff_cli.planning.nnunet_rules import Cost
@@ -79,10 +80,19 @@ def plan_dataset(request: PlanRequest, progress: Callable[[int, int], None] | No
     Raises:
         UsageError: the plan exists with other content (it may have been edited) and `overwrite` is not set.
         InputDataError: images that cannot be used, all listed.
+        ResourceError: the plan's folder cannot be written.
     """
     dataset = open_dataset(find_dataset(request.dataset, request.workspace))
     _refuse_doubles(dataset)
     folder = request.workspace.preprocessed / dataset.name
+    # Trainings that are started together plan together: the second waits, and finds everything measured.
+    with locked(folder / LOCK, wait=True):
+        return _plan(request, dataset, folder, progress)
+
+
+def _plan(
+    request: PlanRequest, dataset: DatasetFolder, folder: Path, progress: Callable[[int, int], None] | None
+) -> PlanReport:
     fingerprint = extract_fingerprint(dataset, folder / FINGERPRINT_JSON, workers=request.workers, progress=progress)
     _warn_of_absent_classes(fingerprint)
     find_method(request.method or BASELINE)

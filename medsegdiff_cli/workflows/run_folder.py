@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medsegdiff_cli.artifacts.plan import Plan, Scale, changed_keys, read_plan, write_plan
@@ -10,6 +11,7 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, read_resolved_recipe
 from medsegdiff_cli.artifacts.run import RunRecord, find_folds, read_run, run_name, write_run
 from medsegdiff_cli.atomic import digest_of_content
 from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.registry import is_pretraining
 from medsegdiff_cli.paths import FOLD_PREFIX, LOCK, PLANS_NAME, RUN_JSON, RUN_PLAN, RUN_RECIPE, Workspace
 from medsegdiff_cli.workflows.models import find_models
@@ -70,6 +72,22 @@ def clear_fold(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+@contextmanager
+def locked_folds(folder: Path) -> Iterator[list[Path]]:
+    """Yield the folds of a run, or the one fold that `folder` is, while no other process may write to any of them.
+
+    Raises:
+        UsageError: a process is writing to one.
+    """
+    is_fold = (folder / RUN_JSON).is_file()
+    folds = [folder] if is_fold else sorted(path.parent for path in folder.glob(f"{FOLD_PREFIX}*/{RUN_JSON}"))
+    folds = [fold for fold in folds if not fold.is_symlink()]
+    with ExitStack() as stack:
+        for fold in folds:
+            stack.enter_context(locked(fold / LOCK))
+        yield folds
 
 
 def run_folder(

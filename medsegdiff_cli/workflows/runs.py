@@ -21,7 +21,7 @@ from medsegdiff_cli.paths import (
     find_dataset,
 )
 from medsegdiff_cli.planning.memory import format_bytes
-from medsegdiff_cli.workflows.run_folder import clear_fold
+from medsegdiff_cli.workflows.run_folder import clear_fold, locked_folds
 
 
 def list_runs(workspace: Workspace, dataset: str | None = None) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def delete_run(
         the run's folder and what was freed, in words; "" when the answer was no.
 
     Raises:
-        UsageError: no such run, several of that name, or a link instead of a folder.
+        UsageError: no such run, several of that name, or a link instead of a folder; or a process is writing there.
     """
     folder = _find(name, workspace, dataset)
     size = format_bytes(bytes_below(folder))
@@ -184,7 +184,8 @@ def _find(name: str, workspace: Workspace, dataset: str | None) -> Path:
 
 def _remove(folder: Path) -> None:
     """Delete a run's folder, its markers last: an interrupted deletion can be asked for again."""
-    for fold in [folder] if (folder / RUN_JSON).is_file() else _folds_of(folder):
-        clear_fold(fold)
-    # rmtree removes links as links and refuses to start at one.
-    shutil.rmtree(folder)
+    with locked_folds(folder) as folds:
+        for fold in folds:
+            clear_fold(fold)
+        # rmtree removes links as links and refuses to start at one.
+        shutil.rmtree(folder)

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -329,6 +330,19 @@ def test_runs_stores_datasets_and_scores_that_another_process_writes_are_refused
     shutil.copy(write_predictions(shop, tmp_path / "other") / "prediction.json", tmp_path / "out")
     with locked(tmp_path / "out" / EVALUATION_LOCK):
         refused(2, "is writing here", "evaluate", tmp_path / "out", shop / "labels")
+
+
+@fault("F55")
+def test_a_plan_that_another_process_makes_is_waited_for(shop, tmp_path, monkeypatch):
+    """Trainings of several folds that are started together make their plan together."""
+    workspace = shutil.copytree(shop / "workspace", tmp_path / "workspace")
+    before = tree(workspace)
+    with ExitStack() as other:
+        other.enter_context(locked(workspace / "preprocessed" / "Dataset001_Fault" / LOCK))
+        monkeypatch.setattr(locks.time, "sleep", lambda _: other.close())
+        words = ["plan", 1, "--scale", "tiny", "--workers", 0, "--workspace", workspace]
+        assert f"waiting for process {os.getpid()}" in done(*words).stderr
+    assert tree(workspace).keys() == before.keys()
 
 
 def write_predictions(shop, output):
