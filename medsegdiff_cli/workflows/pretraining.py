@@ -8,11 +8,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder
+from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
-from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, PRETRAINING, find_method, is_pretraining
+from medsegdiff_cli.methods.registry import (
+    METHODS,
+    OBJECTIVES,
+    PRETRAINING,
+    find_method,
+    find_trainable,
+    is_pretraining,
+)
 from medsegdiff_cli.workflows.recipes import known_settings, locate, pretraining_choice
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -113,14 +121,17 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
     inherited = _inherited_by(method)
     if inherited is None:
         return {}
-    missing = [name for name in inherited.model_fields if name not in parent.method_settings]
+    own = find_trainable(parent.method).load().Settings
+    known = validate(own, parent.method_settings, f"settings of '{parent.method}'").model_dump(mode="json")
+    missing = [name for name in inherited.model_fields if name not in known]
     if missing:
         raise UsageError(
             f"'{method}' cannot start from a run of '{parent.method}', which has no {missing[0]}",
             where="--from",
             fix=f"give a run of {pretraining_run_name(method)} (msd pretrain {method} DATASET)",
         )
-    return {name: parent.method_settings[name] for name in inherited.model_fields}
+    # A setting that came after the run was made has its default, which is how that run was made.
+    return {name: known[name] for name in inherited.model_fields}
 
 
 def pretraining_cases(dataset: DatasetFolder, fold: Fold) -> tuple[str, ...]:

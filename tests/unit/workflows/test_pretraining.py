@@ -160,6 +160,12 @@ def test_a_run_without_noise_schedule_is_no_start():
         inherited_settings("tedm", there)
 
 
+def test_a_run_that_is_older_than_a_setting_has_its_default():
+    settings = METHODS["tedm"].load().inherited(model_channels=24).model_dump(mode="json")
+    older = {name: value for name, value in settings.items() if name != "time_injection"}
+    assert inherited_settings("tedm", resolved("pretrain-diffusion", **older)) == settings
+
+
 def case_of(name: str, *images: Path) -> CaseFiles:
     return CaseFiles(case=name, images=images, group=name)
 
