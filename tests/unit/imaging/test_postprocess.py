@@ -217,6 +217,36 @@ def test_regions_that_overlap_halfway_keep_what_they_share():
     np.testing.assert_array_equal(change_class(label, halves, "left", largest_components), drawn("1123 .... 33.."))
 
 
+CHANGES = {
+    "fill": (fill_holes, None),
+    "erode": (partial(eroded, radius=1, spacing=(1, 1)), (1, 1)),
+    "dilate": (partial(dilated, radius=2, spacing=(1, 1)), (2, 2)),
+    "open": (partial(opened, radius=1, spacing=(1, 1)), (1, 1)),
+    "largest": (largest_components, None),
+    "remove": (partial(without_small_components, smallest=4, voxel=1.0), None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("classes", [TWO, REGIONS], ids=["classes", "regions"])
+def test_no_change_of_one_class_costs_an_unrelated_one_a_voxel(classes, name):
+    change, margin = CHANGES[name]
+    for seed in range(10):
+        label = np.random.default_rng(seed).integers(0, len(classes) + 1, (16, 18)).astype(np.uint8)
+        label = np.where(blobs(seed, label.shape), label, 0).astype(np.uint8)
+        for changed, own in classes.items():
+            result = change_class(label, classes, changed, change, margin=margin)
+            wanted = change(np.isin(label, own.values))
+            # Nothing is in the class that the change did not leave or put there.
+            assert (np.isin(result, own.values) <= wanted).all()
+            for other, painted in classes.items():
+                before, after = np.isin(label, painted.values), np.isin(result, painted.values)
+                if not set(painted.values) < set(own.values):  # what lies inside goes with it
+                    assert (before <= after)[(np.isin(label, own.values) <= wanted)].all(), other
+                if not set(painted.values) & set(own.values):
+                    np.testing.assert_array_equal(before, after)
+
+
 def muscle(rows=120, columns=140):
     """Return a filled ellipse with a hole, whose axes are long beside a disk of radius 10."""
     y, x = np.mgrid[:rows, :columns]
