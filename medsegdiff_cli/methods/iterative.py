@@ -146,8 +146,8 @@ class IterativeMethod(Method):
             yield Step(t, now, kept)
             if t_next == CLEAN or (sampling.stop_change is not None and bool(settled.all())):
                 return
+            before = now  # first: the estimate that it replaces is not needed beside what the step makes
             x_t = self.advance(x_t, now, t, t_next, noise, walk)
-            before = now
 
     def predict(self, prepared: Prepared, noise: NoiseSource, sampling: Sampling) -> Tensor:
         """Return the last step's estimate as the one member, (batch, 1, class, *spatial)."""
