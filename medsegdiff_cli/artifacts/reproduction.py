@@ -14,9 +14,10 @@ Verdict = Literal["holds", "does not hold", "not applicable", "report-only"]
 
 
 class CellFinding(StrictModel):
-    """One domain and label budget, over all seeds and test persons.
+    """One domain and label budget, or a row of several in it, over all seeds and test persons.
 
     Attributes:
+        row: which of several comparisons in one domain with one label budget; "" where there is one.
         means: arm (and metric, where there are several) to mean, in points.
         difference: what the criterion looks at, in points; None where it looks at no difference of a cell.
         low: of its 95 % bootstrap interval over persons, as `high`.
@@ -24,6 +25,7 @@ class CellFinding(StrictModel):
 
     domain: str
     labels: int
+    row: str = ""
     means: dict[str, float]
     difference: float | None = None
     low: float | None = None
@@ -38,6 +40,7 @@ class Finding(StrictModel):
         met: whether the criterion is met, also of what is reported only; None when it does not apply.
         quantity: what `measured` is, in words.
         measured: in points, as `low` and `high`, its 95 % bootstrap interval over test persons.
+        decimals: to show of it.
         per_seed: seed to `measured` of that seed alone: trainings differ by more than test persons do.
         notes: sentences to print beside it.
     """
@@ -53,6 +56,7 @@ class Finding(StrictModel):
     measured: float
     low: float
     high: float
+    decimals: int = 1
     per_seed: dict[int, float]
     cells: tuple[CellFinding, ...]
     notes: tuple[str, ...] = ()

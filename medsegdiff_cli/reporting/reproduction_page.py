@@ -7,7 +7,9 @@ from medsegdiff_cli.reporting.reproduction_table import measured_in_words, readi
 
 def reproduction_markdown(reproduction: Reproduction) -> str:
     """Return the page's text, headings from the second level on."""
-    parts = [_head(reproduction), _verdicts(reproduction), *map(_cells, reproduction.findings), _protocol(reproduction)]
+    place = "images" if reproduction.declaration.cohort.same_tests else "scanner"
+    cells = [_cells(finding, place) for finding in reproduction.findings]
+    parts = [_head(reproduction), _verdicts(reproduction), *cells, _protocol(reproduction)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -35,31 +37,35 @@ def _verdicts(reproduction: Reproduction) -> str:
     return table + "\n\n" + "\n".join(reading_of(reproduction))
 
 
-def _cells(finding: Finding) -> str:
-    names = list(finding.cells[0].means)
+def _cells(finding: Finding, place: str) -> str:
+    names, n = list(finding.cells[0].means), finding.decimals
     rows = [
         [
             cell.domain,
             str(cell.labels),
-            *(f"{cell.means[name]:.1f}" for name in names),
-            "" if cell.difference is None else f"{cell.difference:+.1f} ({cell.low:+.1f} to {cell.high:+.1f})",
+            *([cell.row] if cell.row else []),
+            *(f"{cell.means[name]:.{n}f}" for name in names),
+            "" if cell.difference is None else f"{cell.difference:+.{n}f} ({cell.low:+.{n}f} to {cell.high:+.{n}f})",
         ]
         for cell in finding.cells
     ]
-    return f"### {finding.id}: {finding.quantity}\n\n" + _table(["scanner", "n", *names, "difference"], rows)
+    of_row = ["of"] if finding.cells[0].row else []
+    header = [place, "n", *of_row, *names, "difference"]
+    return f"### {finding.id}: {finding.quantity}\n\n" + _table(header, rows)
 
 
 def _protocol(reproduction: Reproduction) -> str:
     declaration = reproduction.declaration
-    cohort = declaration.cohort
-    lines = [
-        f"- phantoms of {cohort.shape[0]} x {cohort.shape[1]} pixels a seed: labelled {_counts(cohort.labelled)}, "
-        f"unlabelled {_counts(cohort.unlabelled)}, test {_counts(cohort.test)}",
-        f"- pretraining `{declaration.objective}`: {_budget(declaration.pretraining)}",
-        f"- classifiers: {_budget(declaration.heads)}",
-        *(f"- {method}: {_settings(settings)}" for method, settings in declaration.heads.methods.items()),
-        f"- sha256 of the declaration: `{reproduction.declaration_digest}`",
-    ]
+    lines = [f"- {declaration.cohort.in_words}"]
+    if declaration.objective is not None and declaration.pretraining is not None:
+        lines += [
+            f"- pretraining `{declaration.objective}`: {_budget(declaration.pretraining)}",
+            f"- classifiers: {_budget(declaration.heads)}",
+        ]
+    else:
+        lines.append(f"- training of every method: {_budget(declaration.heads)}")
+    lines += [f"- {method}: {_settings(settings)}" for method, settings in declaration.heads.methods.items()]
+    lines.append(f"- sha256 of the declaration: `{reproduction.declaration_digest}`")
     deviations = "\n".join(f"- {sentence}" for sentence in declaration.deviations)
     return "### Protocol\n\n" + "\n".join(lines) + f"\n\nDiffers from the paper:\n\n{deviations}"
 
@@ -70,10 +76,6 @@ def _budget(budget: Budget) -> str:
 
 def _settings(settings: dict[str, object]) -> str:
     return ", ".join(f"`{key}={value}`" for key, value in settings.items())
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} on {scanner}" for scanner, n in counts.items())
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -34,8 +34,9 @@ def reproduction_table(reproduction: Reproduction) -> Table:
 
 def measured_in_words(finding: Finding) -> str:
     """Return quantity, figure, interval, and the figure of each seed."""
-    seeds = ", ".join(f"{value:+.1f}" for value in finding.per_seed.values())
-    figure = f"{finding.quantity}: {finding.measured:+.1f} ({finding.low:+.1f} to {finding.high:+.1f})"
+    n = finding.decimals
+    seeds = ", ".join(f"{value:+.{n}f}" for value in finding.per_seed.values())
+    figure = f"{finding.quantity}: {finding.measured:+.{n}f} ({finding.low:+.{n}f} to {finding.high:+.{n}f})"
     return figure if len(finding.per_seed) < 2 else f"{figure}; by seed {seeds}"
 
 
@@ -49,9 +50,12 @@ def verdict_in_words(finding: Finding) -> str:
 def reading_of(reproduction: Reproduction) -> list[str]:
     """Return how the numbers are to be read."""
     n = reproduction.test_persons
+    tests, resampled = f"means over cells, {n} test persons a seed and scanner", "test persons, with all their cells"
+    if reproduction.declaration.cohort.same_tests:
+        tests, resampled = f"{n} test images, the same for every seed", "test images, each with all its seeds"
     sentences = [
-        f"All differences are in points (100 x score), means over cells, {n} test persons a seed and scanner.",
-        "Intervals: 95 % bootstrap over test persons, with all their cells; they say nothing about other trainings.",
+        f"All differences are in points (100 x score), {tests}.",
+        f"Intervals: 95 % bootstrap over {resampled}; they say nothing about other trainings.",
     ]
     if len(reproduction.seeds) == 1:
         sentences.append("One seed: another training may turn any sign.")

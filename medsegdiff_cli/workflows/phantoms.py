@@ -110,18 +110,27 @@ def write_volumes(folder: Path, n_cases: int, *, seed: int = 0, difficulty: floa
     return folder
 
 
-def write_blobs(folder: Path, n_cases: int, *, noise: float = 0.5, seed: int = 0, first: int = 0) -> Path:
-    """Write `images/blobs-0000.png ...` and `labels/...`: photographs of 48 x 48 pixels.
+def write_blobs(
+    folder: Path,
+    n_cases: int,
+    *,
+    noise: float = 0.5,
+    seed: int = 0,
+    first: int = 0,
+    shape: tuple[int, int] = BLOB_SHAPE,
+) -> Path:
+    """Write `images/blobs-0000.png ...` and `labels/...`: photographs without spacing.
 
     Args:
         first: number of the first case, so that two folders can hold different ones.
+        shape: pixels (y, x).
 
     Returns:
         the folder.
     """
-    geometry = Geometry.plain(BLOB_SHAPE, has_physical_spacing=False)
+    geometry = Geometry.plain(shape, has_physical_spacing=False)
     for index in range(first, first + n_cases):
-        image, label = draw_blobs(index, seed, noise=noise)
+        image, label = draw_blobs(index, seed, shape, noise)
         pixels = to_uint8(image, BLOB_WINDOW)[np.newaxis]
         _write(folder, f"blobs-{index:04d}.png", Phantom(Image(array=pixels, geometry=geometry), label))
     return folder

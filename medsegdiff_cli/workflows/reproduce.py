@@ -7,7 +7,8 @@ from pathlib import Path
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.document import read_json
-from medsegdiff_cli.artifacts.experiment import Arm, Declaration, Experiment, TierName, read_declaration
+from medsegdiff_cli.artifacts.experiment import Declaration, Experiment, TierName, read_declaration
+from medsegdiff_cli.artifacts.experiment_arms import Arm
 from medsegdiff_cli.artifacts.reproduction import Reproduction, write_reproduction
 from medsegdiff_cli.errors import BelowDemandedScore, UsageError, did_you_mean
 from medsegdiff_cli.evaluation.trends import ArmScores, judge
@@ -80,20 +81,21 @@ def reproduce(request: ReproduceRequest, say: Callable[[str], None] = print) -> 
     folder = request.output.expanduser().resolve()
     _claim(folder, declaration)
     needed = _needed(experiments)
-    counter = _Counter(total=len(seeds) * SeedRuns.steps(needed), say=say)
     device = choose_device(request.device)
+    counter = _Counter(say)
+    runs = [SeedRuns(folder / f"seed_{seed}", declaration, seed, device, counter.step) for seed in seeds]
+    counter.total = sum(of_seed.steps(needed) for of_seed in runs)
     values: dict[tuple[int, str, str], dict[str, dict[str, float]]] = {}
-    for seed in seeds:
-        runs = SeedRuns(folder / f"seed_{seed}", declaration, seed, device, counter.step)
-        values |= runs.scores(needed)
-    scores = ArmScores(values)
+    for of_seed in runs:
+        values |= of_seed.scores(needed)
+    scores = ArmScores(values, declaration.cohort.same_tests)
     result = Reproduction(
         paper=declaration.paper,
         title=declaration.title,
         citation=declaration.citation,
         tier=request.tier,
         seeds=seeds,
-        test_persons=max(declaration.cohort.test.values()),
+        test_persons=declaration.cohort.test_cases,
         msd_version=__version__,
         command=_command(request),
         declaration=declaration,
@@ -122,13 +124,13 @@ def demand_gates(reproduction: Reproduction) -> None:
 class _Counter:
     """Says which of how many steps has ended."""
 
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self._total, self._say, self._done = total, say, 0
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.total, self._say, self._done = 0, say, 0
 
     def step(self, text: str) -> None:
         """Count a step."""
         self._done += 1
-        self._say(f"[{self._done}/{self._total}] {text}")
+        self._say(f"[{self._done}/{self.total}] {text}")
 
 
 def _needed(experiments: tuple[Experiment, ...]) -> dict[Arm, tuple[str, ...]]:

@@ -1,0 +1,108 @@
+"""Cohorts of the experiments: which phantoms a seed has."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from medsegdiff_cli.artifacts.document import StrictModel
+
+
+class Chests(StrictModel):
+    """Chest phantoms; the mappings go from a scanner to a number of cases.
+
+    Attributes:
+        shape: pixels (y, x).
+        labelled: the pool that label budgets are drawn from.
+        test: the same persons on every scanner.
+    """
+
+    shape: tuple[int, int]
+    labelled: dict[str, int]
+    unlabelled: dict[str, int]
+    test: dict[str, int]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Kinds of test images: scanners."""
+        return tuple(self.test)
+
+    @property
+    def pool(self) -> int:
+        """Labelled cases."""
+        return sum(self.labelled.values())
+
+    @property
+    def test_cases(self) -> int:
+        """Test persons of a seed."""
+        return max(self.test.values())
+
+    @property
+    def same_tests(self) -> bool:
+        """Whether all seeds have the same test images: each has its own."""
+        return False
+
+    @property
+    def in_words(self) -> str:
+        """What a seed has."""
+        return (
+            f"phantoms of {self.shape[0]} x {self.shape[1]} pixels a seed: labelled {_counts(self.labelled)}, "
+            f"unlabelled {_counts(self.unlabelled)}, test {_counts(self.test)}"
+        )
+
+
+class Blobs(StrictModel):
+    """One target among distractors; each seed has training images of its own, the test images are the same for all.
+
+    Attributes:
+        shape: pixels (y, x).
+        noise: deviation of the white noise; the target's contrast is 1.
+        labelled: training images of a seed.
+        test: test images, drawn from `test_seed`.
+    """
+
+    kind: Literal["blobs"]
+    shape: tuple[int, int]
+    noise: float = Field(ge=0)
+    labelled: int = Field(ge=1)
+    test: int = Field(ge=1)
+    test_seed: int = Field(ge=0)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Kinds of test images."""
+        return ("blobs",)
+
+    @property
+    def pool(self) -> int:
+        """Labelled cases."""
+        return self.labelled
+
+    @property
+    def test_cases(self) -> int:
+        """Test images."""
+        return self.test
+
+    @property
+    def same_tests(self) -> bool:
+        """Whether all seeds have the same test images."""
+        return True
+
+    @property
+    def in_words(self) -> str:
+        """What a seed has."""
+        return (
+            f"blob phantoms of {self.shape[0]} x {self.shape[1]} pixels, noise {self.noise:g}: labelled "
+            f"{self.labelled} a seed, test {self.test} for all seeds (phantom seed {self.test_seed})"
+        )
+
+
+def _kind_of(content: Any) -> str:
+    kind = content.get("kind") if isinstance(content, dict) else getattr(content, "kind", None)
+    return "chests" if kind is None else str(kind)
+
+
+Cohort = Annotated[Annotated[Chests, Tag("chests")] | Annotated[Blobs, Tag("blobs")], Discriminator(_kind_of)]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} on {scanner}" for scanner, n in counts.items())
