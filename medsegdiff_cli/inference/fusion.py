@@ -156,7 +156,7 @@ class _OneRegion:
         return len(self._codes)
 
     def __getitem__(self, number: int, /) -> Tensor:
-        return (self._codes[number].long() >> self._index) & 1
+        return ((self._codes[number] >> self._index) & 1).to(torch.uint8)
 
 
 def label_map(probabilities: Tensor, exclusive: bool) -> Tensor:

@@ -86,12 +86,12 @@ def _patterns(members: Members, n_labels: int) -> _Patterns:
     for number in range(1, len(members)):
         differs |= members[number].reshape(-1) != first
     disputed = differs.nonzero()[:, 0]
-    opinions = torch.stack([members[number].reshape(-1)[disputed].long() for number in range(len(members))])
+    opinions = torch.stack([members[number].reshape(-1)[disputed] for number in range(len(members))])
     said, pattern_of, counts = opinions.unique(dim=1, return_inverse=True, return_counts=True)
     agreed = torch.arange(n_labels).expand(len(members), -1)
     even = torch.bincount(first[~differs].long(), minlength=n_labels)
     return _Patterns(
-        said=torch.cat([agreed, said], 1),
+        said=torch.cat([agreed, said.long()], 1),
         counts=torch.cat([even, counts]).double(),
         disputed=disputed,
         pattern_of=pattern_of + n_labels,

@@ -177,6 +177,8 @@ def _sampling(request: PredictRequest, models: Sequence[LoadedModel]) -> Samplin
     sampling = chosen_sampling(models, request.sampling, *(name for name, given in further.items() if given))
     if request.wanted.steps:
         require_common_steps(models, sampling)
+    if request.draws > 1 and not any(model.method.stochastic for model in models):
+        log.warning("--draws changes nothing: method '%s' predicts the same every time", models[0].run.method)
     return sampling
 
 
