@@ -14,7 +14,7 @@ INTRO = """\
 
 What papers report, tried again on phantoms by criteria that were fixed before the runs: `msd reproduce PAPER --full`.
 Phantoms are no patients: a trend that holds here says that the mechanism is there and implemented, not how large it
-is on radiographs.
+is on patients' images.
 A gate that does not hold makes the command end with exit code 8; what is reported only never does.
 Nothing was tuned on the seeds below; what did not come out stands here as it is.
 

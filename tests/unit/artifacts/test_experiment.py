@@ -104,3 +104,72 @@ def test_a_missing_tier_is_named() -> None:
 def test_criteria_are_told_in_words() -> None:
     one = Declaration.model_validate(CONTENT).experiments[0]
     assert one.criterion.in_words == "tedm - ledm (B; n = 1, 3): n = 1: mean >= -4; n = 3: mean >= -1"
+
+
+WALKS: dict[str, Any] = {
+    **{key: CONTENT[key] for key in ("paper", "title", "citation")},
+    "cohort": {"kind": "blobs", "shape": [16, 16], "noise": 0.5, "labelled": 4, "test": 3, "test_seed": 9},
+    "plan": CONTENT["plan"],
+    "training": {"preset": "recommended"},
+    "tiers": {
+        "quick": {
+            "seeds": 1,
+            "first_seed": 2,
+            "experiments": ["R2"],
+            "labels": [4],
+            "methods": ["old"],
+            "minutes": "1",
+        },
+        "full": {"seeds": 3, "first_seed": 5, "experiments": ["R2"], "labels": [4], "minutes": "2"},
+    },
+    "experiments": [
+        {
+            "id": "R2",
+            "claim": "c",
+            "published": "p",
+            "gate": True,
+            "criterion": {
+                "kind": "steady-steps",
+                "method": "new",
+                "beside": ["old", "older"],
+                "fall": 0.2,
+                "largest_drop": 0.5,
+                "domains": ["blobs"],
+                "labels": [4],
+            },
+        }
+    ],
+}
+
+
+def test_methods_may_be_trained_without_a_pretraining() -> None:
+    declaration = Declaration.model_validate(WALKS)
+    assert declaration.objective is None
+    assert declaration.heads.preset == "recommended"
+    assert Declaration.model_validate(declaration.model_dump(mode="json")) == declaration
+    assert declaration.experiments[0].arms[0].name == "new-n4-ddpm-5-walks-1"
+
+
+def test_a_tier_leaves_out_methods_that_are_only_reported_beside() -> None:
+    declaration = Declaration.model_validate(WALKS)
+    (quick,) = declaration.chosen(declaration.tier("quick"))
+    assert [arm.method for arm in quick.arms] == ["new", "old"]
+    (full,) = declaration.chosen(declaration.tier("full"))
+    assert [arm.method for arm in full.arms] == ["new", "old", "older"]
+    dumped = declaration.model_dump(mode="json")["tiers"]
+    assert "methods" not in dumped["full"]
+    assert dumped["quick"]["methods"] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ({"cohort": {**WALKS["cohort"], "test_seed": 7}}, "tier 'full' trains on the test images"),
+        ({"cohort": {**WALKS["cohort"], "kind": "blocks"}}, "blocks"),
+        ({"objective": "diffusion"}, "objective and pretraining come together"),
+        ({"cohort": {**WALKS["cohort"], "labelled": 3}}, "r2 wants more labels than the 3"),
+    ],
+)
+def test_walks_that_cannot_be_tried_are_refused(tmp_path: Path, parts: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        read_declaration(written(tmp_path, {**copy.deepcopy(WALKS), **parts}))

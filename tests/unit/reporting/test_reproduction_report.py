@@ -98,3 +98,28 @@ def test_the_page_has_verdicts_cells_protocol_and_deviations() -> None:
     assert lines[-1] == "- Phantoms stand for people."
     tables = [line for line in lines if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {7, 6}
+
+
+def test_rows_of_a_cell_have_their_names_and_decimals_of_their_own() -> None:
+    rows = [
+        CellFinding(domain="blobs", labels=8, row=name, means={"first": 80.0, "last": last}, difference=last - 80)
+        for name, last in (("new", 80.123), ("old", 79.5))
+    ]
+    rows = [row.model_copy(update={"low": -1.0, "high": 1.0}) for row in rows]
+    blobs = {"kind": "blobs", "shape": (16, 24), "noise": 0.5, "labelled": 8, "test": 7, "test_seed": 9}
+    walks = {**CRITERION, "domains": ("blobs",)}
+    content = DECLARATION.model_dump() | {"cohort": blobs, "objective": None, "pretraining": None}
+    content["experiments"][0]["criterion"] = walks
+    result = reproduction(finding(cells=tuple(rows), decimals=2)).model_copy(
+        update={"declaration": Declaration.model_validate(content)}
+    )
+    lines = reproduction_markdown(result).splitlines()
+    assert "| images | n | of | first | last | difference |" in lines
+    assert "| blobs | 8 | new | 80.00 | 80.12 | +0.12 (-1.00 to +1.00) |" in lines
+    assert (
+        "- blob phantoms of 16 x 24 pixels, noise 0.5: labelled 8 a seed, test 7 for all seeds (phantom seed 9)"
+        in lines
+    )
+    assert "- training of every method: preset `recommended`, " in lines
+    assert "dice, new - old: -1.25 (-2.00 to +0.50); by seed -2.50, +0.00" in shown(result)
+    assert "7 test images, the same for every seed" in shown(result)
