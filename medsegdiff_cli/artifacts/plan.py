@@ -27,7 +27,8 @@ class ChannelPlan(StrictModel):
 
     Attributes:
         use_mask: normalise inside the mask (masksTr, else the non-zero voxels) and leave 0 outside.
-        statistics: numbers of the dataset that the scheme needs (mean, std, percentile_00_5, percentile_99_5).
+        statistics: numbers of the dataset that the scheme needs (mean, std, percentile_00_5, percentile_99_5), and the
+            range that intensities are clipped to first, where one was given (clip_low, clip_high).
         training_range: smallest and largest intensity of the training images; predictions of images that leave it
             are flagged.
     """

@@ -55,7 +55,8 @@ def normalise_channel(
         scheme: a key of `SCHEMES`.
         mask: (*spatial) bool. "zscore" takes its statistics inside and leaves 0 outside, "zscore_dataset" leaves 0
             outside, "quantile" takes its quantiles inside and maps all voxels; the others ignore it.
-        statistics: of the data set's foreground, for "ct" and "zscore_dataset".
+        statistics: of the data set's foreground, for "ct" and "zscore_dataset"; with any scheme, "clip_low" and
+            "clip_high" bound the intensities before anything else.
 
     Returns:
         (*spatial) float32, a new array.
@@ -73,7 +74,10 @@ def normalise_channel(
             f"normalisation '{scheme}' lacks the data set's {', '.join(missing)}",
             fix="plan again, or give the statistics in the plan",
         )
-    return SCHEMES[scheme](np.asarray(values), mask, given)
+    values = np.asarray(values)
+    if "clip_low" in given:
+        values = np.clip(values, given["clip_low"], given["clip_high"])
+    return SCHEMES[scheme](values, mask, given)
 
 
 def _zscore(values: np.ndarray, mask: np.ndarray | None, statistics: Mapping[str, float]) -> np.ndarray:

@@ -28,7 +28,7 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
     z-scores are taken inside the non-zero voxels when cropping to them removed more than a quarter (nnU-Net).
 
     Raises:
-        UsageError: as many schemes as channels are needed.
+        UsageError: as many schemes as channels are needed; or a range to clip to that is empty.
     """
     names = fingerprint.channel_names
     schemes = _schemes(names, overrides)
@@ -37,7 +37,7 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
     for index, (name, scheme) in enumerate(zip(names, schemes, strict=True)):
         by_rule = scheme == "quantile" or scheme == "zscore_dataset" or (scheme == "zscore" and much_was_cropped)
         use_mask = by_rule if overrides.use_mask is None else overrides.use_mask
-        statistics = _statistics(fingerprint, index, scheme)
+        statistics = {**_statistics(fingerprint, index, scheme), **_clipping(overrides)}
         whole = fingerprint.whole_intensity[index]
         content = {
             "name": name,
@@ -47,7 +47,23 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
             "training_range": (whole.min, whole.max),
         }
         channels.append(validate(ChannelPlan, content, "plan: channels"))
-    return tuple(channels), _explain(channels, fingerprint)
+    sentences = _explain(channels, fingerprint)
+    if overrides.clip is not None:
+        sentences.append("Intensities are clipped to {:g} ... {:g} first.".format(*overrides.clip))
+    return tuple(channels), sentences
+
+
+def _clipping(overrides: PlanOverrides) -> dict[str, float]:
+    if overrides.clip is None:
+        return {}
+    low, high = overrides.clip
+    if not low < high:
+        raise UsageError(
+            f"intensities cannot be clipped to {low:g} ... {high:g}",
+            where="plan: clip",
+            fix="give the smaller number first",
+        )
+    return {"clip_low": low, "clip_high": high}
 
 
 def store_dtype(channels: Sequence[ChannelPlan]) -> str:

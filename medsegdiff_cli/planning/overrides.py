@@ -19,6 +19,7 @@ class PlanOverrides(StrictModel):
         keep_aspect: with `resize`, pad instead of stretching.
         centre_crop: fixed size cut from the centre after resampling, in plan order.
         normalisation: of all channels, or one a channel.
+        clip: range to which the intensities of all channels are clipped before they are normalised.
         use_mask: normalise inside the mask or the non-zero voxels.
         mirror_axes: axes of the plan along which augmentation may mirror.
     """
@@ -31,6 +32,7 @@ class PlanOverrides(StrictModel):
     interpolation: Literal["cubic", "linear", "nearest"] | None = None
     centre_crop: tuple[int, ...] | None = None
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
+    clip: tuple[float, float] | None = None
     use_mask: bool | None = None
     crop: Literal["nonzero", "mask", "none"] | None = None
     mirror_axes: tuple[int, ...] | None = None

@@ -172,8 +172,8 @@ def _like(like: Plan, fingerprint: Fingerprint, overrides: PlanOverrides, common
             fix="plan this dataset on its own",
         )
     reasons = [f"Geometry, patches and normalisation are those of {like.dataset} ({like.plans_name})."]
-    same_channels = len(like.channels) == len(fingerprint.channel_names) and overrides.normalisation is None
-    if same_channels:
+    same_number = len(like.channels) == len(fingerprint.channel_names)
+    if same_number and overrides.normalisation is None and overrides.clip is None:
         own = zip(like.channels, fingerprint.channel_names, fingerprint.whole_intensity, strict=True)
         channels = tuple(
             channel.model_copy(update={"name": name, "training_range": (whole.min, whole.max)})

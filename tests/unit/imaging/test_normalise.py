@@ -56,6 +56,19 @@ def test_ct_clips_to_the_percentiles_then_standardises():
     assert ours.tolist() == [(-2 - 10) / 4, 0, (30 - 10) / 4]
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_intensities_are_clipped_before_they_are_standardised(dtype):
+    """By hand: -2000, 0, 100, 3000 become -991, 0, 100, 362."""
+    values = np.array([[-2000, 0, 100, 3000]], dtype)
+    clipped = np.array([[-991, 0, 100, 362]], "float64")
+    found = normalise_channel(values, "zscore", statistics={"clip_low": -991.0, "clip_high": 362.0})
+    assert np.allclose(found, (clipped - clipped.mean()) / clipped.std(), atol=1e-5)
+    assert values.tolist() == [[-2000, 0, 100, 3000]], "the input is left alone"
+    bounded = normalise_channel(values, "none", statistics={"clip_low": -991.0, "clip_high": 362.0})
+    assert bounded.dtype == np.float32
+    assert bounded.tolist() == clipped.tolist()
+
+
 def test_rescale_maps_the_extremes_to_0_and_1_and_rgb_divides_by_255():
     assert normalise_channel(np.array([-4, 0, 4]), "rescale_0_1").tolist() == [0, 0.5, 1]
     assert normalise_channel(np.array([-4, 0, 4]), "rescale_minus1_1").tolist() == [-1, 0, 1]

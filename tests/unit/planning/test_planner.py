@@ -235,6 +235,16 @@ def test_ct_takes_the_foregrounds_numbers_and_without_labels_the_whole_images() 
     assert "wider than a foreground's" in _said(_plan(unlabelled))
 
 
+def test_a_range_to_clip_to_goes_with_every_channel() -> None:
+    plan = _plan(_volumes(), normalisation="zscore", clip=(-991, 362))
+    assert plan.channels[0].statistics == {"clip_low": -991, "clip_high": 362}
+    assert "clipped to -991 ... 362 first" in _said(plan)
+    assert _plan(_volumes()).channels[0].statistics == {}
+    for wrong in ((362, -991), (5, 5)):
+        with pytest.raises(UsageError, match="cannot be clipped"):
+            _plan(_volumes(), clip=wrong)
+
+
 @pytest.mark.parametrize(("kept", "use_mask"), [(0.74, True), (0.76, False)])
 def test_z_scores_use_the_nonzero_voxels_when_much_was_cropped(kept: float, use_mask: bool) -> None:
     plan = _plan(_volumes().model_copy(update={"median_relative_size_after_cropping": kept}))
@@ -276,6 +286,7 @@ def test_like_takes_over_geometry_and_normalisation_of_another_run() -> None:
     assert plan.dataset == "Dataset002_Other"
     assert source.configurations == plan.configurations
     assert source.channels[0].statistics == plan.channels[0].statistics
+    assert _plan(other, like=source, clip=(-9, 9)).channels[0].statistics.items() >= {"clip_low": -9.0}.items()
     # Predictions are flagged by the images that the new run is trained on.
     assert plan.channels[0].training_range == (-5, 5)
     with pytest.raises(UsageError, match="cannot be given with --like"):
