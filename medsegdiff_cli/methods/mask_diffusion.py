@@ -51,6 +51,8 @@ class MaskDiffusionSettings(BackboneSettings):
     Attributes:
         strategy: what the noisy mask is made of in training, see the module.
         schedule: noise schedule; the paper's is linear with T = 1001.
+        training_timesteps: train on so many of its timesteps, evenly spaced as in prediction, or None for all; the
+            paper also tries 5 (Table 8).
         sampler, sampling_steps: how to predict unless told otherwise; the paper takes DDPM or DDIM in 5 steps.
         condition_share: of training items, how many are told an estimate when self-conditioning.
         mask_range: the network sees masks clipped to -1 ... 1; `unit` rescales them to 0 ... 1, as the published code.
@@ -63,6 +65,7 @@ class MaskDiffusionSettings(BackboneSettings):
 
     strategy: Strategy = "ground-truth"
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings(name="linear", T=1001))
+    training_timesteps: int | None = Field(default=None, ge=2)
     sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm"
     sampling_steps: int = Field(default=5, ge=1)
     condition_share: float = Field(default=0.5, ge=0, le=1)
@@ -92,19 +95,23 @@ class MaskDiffusion(IterativeMethod):
             out_channels=task.n_classes,
             use_time=True,
         )
+        trained = linspace_grid(self.schedule.T, settings.training_timesteps or self.schedule.T)
+        self.register_buffer("trained", torch.tensor(trained[::-1]), persistent=False)
         # Strategies whose first pass is noisier than the second leave the last timestep to the first.
-        reach = self.schedule.T - (settings.strategy not in ("ground-truth", "self-conditioning"))
+        reach = len(trained) - (settings.strategy not in ("ground-truth", "self-conditioning"))
         self.timestep_sampler = TimestepSampler(reach, settings.timestep_sampling, settings.timestep_weight)
+
+    trained: Tensor
 
     def loss(self, batch: Batch, stage: Stage, noise: NoiseSource) -> dict[str, Tensor]:
         """Return Dice and cross-entropy of the second pass's estimate (Eq. 4c to 8f)."""
         if batch.label is None:
             raise ValueError("diffusion on masks needs labels")
         told = [item for item, is_told in enumerate(noise.decide(self.settings.condition_share)) if is_told]
-        t, weight = self.timestep_sampler.draw(noise)
-        x_t, condition = self.second_input(batch.image, self.clean_mask(batch), t, told, noise)
+        place, weight = self.timestep_sampler.draw(noise)
+        x_t, condition = self.second_input(batch.image, self.clean_mask(batch), place, told, noise)
         terms = losses_of_items(
-            self._logits(batch.image, x_t, t, condition),
+            self._logits(batch.image, x_t, self.trained[place], condition),
             batch.label,
             batch.valid,
             exclusive=self.task.classes_are_exclusive,
@@ -112,7 +119,7 @@ class MaskDiffusion(IterativeMethod):
             ce_weight=self.settings.cross_entropy_weight,
             focal_gamma=self.settings.focal_gamma,
         )
-        self.timestep_sampler.observe(t, torch.stack(list(terms.values())).detach().sum(0))
+        self.timestep_sampler.observe(place, torch.stack(list(terms.values())).detach().sum(0))
         return {name: (weight * values).mean() for name, values in terms.items()}
 
     def clean_mask(self, batch: Batch) -> Tensor:
@@ -127,17 +134,17 @@ class MaskDiffusion(IterativeMethod):
         return x_0 if batch.valid is None else x_0.where(batch.valid[:, None], 0)
 
     def second_input(
-        self, image: Tensor, x_0: Tensor, t: Tensor, told: Sequence[int], noise: NoiseSource
+        self, image: Tensor, x_0: Tensor, place: Tensor, told: Sequence[int], noise: NoiseSource
     ) -> tuple[Tensor, Tensor | None]:
         """Return what the pass with a gradient sees: the noisy mask, and the estimate that conditions it.
 
         Args:
-            t: timestep of the pass, (batch,).
+            place: of the pass's timestep among those that are trained, (batch,).
             told: items that are told an estimate; drawn before, so that the others cost no first pass.
         """
-        strategy, shape = self.settings.strategy, x_0.shape[1:]
-        first = {"recycling": torch.full_like(t, self.schedule.T - 1), "ground-truth": t, "self-conditioning": t}
-        t_first = first.get(strategy, t + 1)
+        strategy, shape, last = self.settings.strategy, x_0.shape[1:], len(self.trained) - 1
+        first = {"recycling": torch.full_like(place, last), "ground-truth": place, "self-conditioning": place}
+        t, t_first = self.trained[place], self.trained[first.get(strategy, place + 1)]
         x_first = q_sample(x_0, t_first, noise.randn(*shape), self.schedule)
         if strategy == "ground-truth":
             return x_first, None
@@ -149,7 +156,7 @@ class MaskDiffusion(IterativeMethod):
             condition[told] = self._shown(self._first_pass(image[told], x_first[told], t_first[told]))
         if strategy == "self-conditioning":
             return x_first, condition
-        return p_step(x_0, x_first, t_first, noise.randn(*shape), self.schedule), condition
+        return p_step(x_0, x_first, t_first, noise.randn(*shape), self.schedule, t), condition
 
     @torch.no_grad()
     def _first_pass(self, image: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -198,6 +198,31 @@ def test_timesteps_of_both_passes_are_those_of_the_paper(strategy, largest, firs
     assert before == ([] if first is None else [[first(t) for t in second]])
 
 
+@pytest.mark.parametrize(
+    ("strategy", "second", "first"),
+    [
+        ("ground-truth", (0, 250, 500, 750, 1000), {}),
+        ("recycling", (0, 250, 500, 750), dict.fromkeys((0, 250, 500, 750), 1000)),
+        ("recycling-next", (0, 250, 500, 750), {0: 250, 250: 500, 500: 750, 750: 1000}),
+        ("self-conditioning", (0, 250, 500, 750, 1000), {t: t for t in (0, 250, 500, 750, 1000)}),
+        ("self-conditioning-next", (0, 250, 500, 750), {0: 250, 250: 500, 500: 750, 750: 1000}),
+    ],
+)
+def test_training_on_five_timesteps_visits_those_of_prediction(strategy, second, first):
+    """Table 8; the posterior of Eq. 8 then leads over 250 timesteps."""
+    method = build(strategy, constant(), training_timesteps=5, condition_share=1.0)
+    method.loss(cases(100), STAGE, noise(100))
+    *before, seen = method.network.t
+    assert set(seen) == set(second)
+    assert before == ([[first[t] for t in seen]] if first else [])
+    if strategy == "self-conditioning-next":
+        x_0 = torch.ones(1, 2, 300, 300, dtype=torch.float64)
+        x_t, _ = second_input(method, x_0, [1])
+        level, n = linear_levels()[250].item(), x_t.numel()
+        assert x_t.mean().item() == pytest.approx(math.sqrt(level), abs=4 / math.sqrt(n))
+        assert x_t.var().item() == pytest.approx(1 - level, abs=6 / math.sqrt(n))
+
+
 @pytest.mark.parametrize("strategy", ["recycling", "recycling-next"])
 def test_the_second_pass_sees_the_estimate_noised_by_its_level(strategy):
     """Eq. 5 and 6, by hand: x_t = √ᾱ_t x_0^ + √(1 - ᾱ_t) ε with the second noise drawn."""
