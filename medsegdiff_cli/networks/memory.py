@@ -24,8 +24,9 @@ class StepMemory:
     Attributes:
         saved_activations_bytes: training: what the forward pass keeps for the backward pass. Prediction: the largest
             sum of tensors alive at once, inputs and outputs included.
-        backward_bytes: the most that the backward pass holds beyond saved activations and gradients of parameters:
-            gradients of activations, and activations computed again under gradient checkpointing.
+        transient_bytes: the most that forward and backward pass hold for a while beyond saved activations and
+            gradients of parameters: what the forward pass drops again, as a frozen network's activations; gradients of
+            activations, and activations computed again under gradient checkpointing.
         parameters_bytes: parameters and buffers.
         gradients_bytes: of trainable parameters.
         optimiser_bytes: the optimiser's states, for example two moments of Adam.
@@ -33,7 +34,7 @@ class StepMemory:
     """
 
     saved_activations_bytes: int
-    backward_bytes: int
+    transient_bytes: int
     parameters_bytes: int
     gradients_bytes: int
     optimiser_bytes: int
@@ -44,7 +45,7 @@ class StepMemory:
         """Sum of all parts."""
         return (
             self.saved_activations_bytes
-            + self.backward_bytes
+            + self.transient_bytes
             + self.parameters_bytes
             + self.gradients_bytes
             + self.optimiser_bytes
@@ -78,17 +79,17 @@ def measure_step(
             peak = _forward_peak(network, loss)
             return StepMemory(
                 saved_activations_bytes=peak,
-                backward_bytes=0,
+                transient_bytes=0,
                 parameters_bytes=parameters,
                 gradients_bytes=0,
                 optimiser_bytes=0,
                 ema_bytes=0,
             )
-        saved, backward = _training_activations(network, loss, weights)
+        saved, transient = _training_activations(network, loss, weights)
     trainable = sum(_n_bytes(parameter) for parameter in network.parameters() if parameter.requires_grad)
     return StepMemory(
         saved_activations_bytes=saved,
-        backward_bytes=backward,
+        transient_bytes=transient,
         parameters_bytes=parameters,
         gradients_bytes=trainable,
         optimiser_bytes=trainable * optimiser_states_per_parameter,
@@ -105,7 +106,7 @@ def _forward_peak(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> in
 def _training_activations(
     network: nn.Module, loss: Callable[[nn.Module], Tensor], weights: list[Tensor]
 ) -> tuple[int, int]:
-    """Return the bytes saved for the backward pass, and those that the backward pass holds beside them."""
+    """Return the bytes saved for the backward pass, and the most that either pass holds beside them."""
     for parameter in network.parameters():
         # Gradients are there from the start and counted on their own; the backward pass adds to them.
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -113,10 +114,8 @@ def _training_activations(
     with _LiveBytes() as live:
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
             value = loss(network)
-        n_saved = saved.total
-        live.peak = live.now
         value.backward()
-    return n_saved, max(0, live.peak - n_saved)
+    return saved.total, max(0, live.peak - saved.total)
 
 
 class _SavedBytes:

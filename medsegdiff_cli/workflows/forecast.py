@@ -165,7 +165,15 @@ def _validation_windows(setup: RunSetup) -> int:
 
 
 def _prediction_memory(prepared: PreparedPrediction, arrays: int) -> str:
-    """Return the peak: the network on its windows, and the largest case's image, canvas, sum and label map."""
+    device = next(prepared.job.models[0].method.parameters()).device
+    network = network_bytes(prepared)
+    if device.type == "cpu":
+        return f"about {format_bytes(network + arrays)} of RAM for the largest case"
+    return f"about {format_bytes(network)} on the device and {format_bytes(arrays)} of RAM for the largest case"
+
+
+def network_bytes(prepared: PreparedPrediction) -> int:
+    """Return what the models and the network's windows of one call take on the device."""
     job, model = prepared.job, prepared.job.models[0]
     task, inference = model.method.task, job.inference
     weights = sum(p.numel() for loaded in job.models for p in loaded.method.parameters()) * _WEIGHT_BYTES
@@ -182,10 +190,7 @@ def _prediction_memory(prepared: PreparedPrediction, arrays: int) -> str:
 
     device = next(model.method.parameters()).device
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
-    network = factor * measure_step(build, run, training=False).saved_activations_bytes + weights
-    if device.type == "cpu":
-        return f"about {format_bytes(network + arrays)} of RAM for the largest case"
-    return f"about {format_bytes(network)} on the device and {format_bytes(arrays)} of RAM for the largest case"
+    return int(factor * measure_step(build, run, training=False).saved_activations_bytes) + weights
 
 
 def _prediction_disk(prepared: PreparedPrediction, native_voxels: Sequence[int]) -> str:

@@ -58,7 +58,7 @@ def test_a_prediction_keeps_the_largest_neighbours_only():
     memory = measure_step(build, lambda network: network(torch.zeros(1, 1, 8, 8)), training=False)
     # The input (1 channel), which the caller still holds, and both sides (4 and 4) of the layer in the middle.
     assert memory.saved_activations_bytes == (1 + 4 + 4) * 64 * FLOAT
-    assert memory.gradients_bytes == memory.optimiser_bytes == memory.ema_bytes == memory.backward_bytes == 0
+    assert memory.gradients_bytes == memory.optimiser_bytes == memory.ema_bytes == memory.transient_bytes == 0
 
 
 def test_frozen_parameters_need_no_gradient_and_no_optimiser_state():
@@ -97,6 +97,24 @@ def test_the_count_agrees_with_what_a_real_step_saves():
     assert memory.parameters_bytes == parameter_count(network) * FLOAT
 
 
+def test_what_a_frozen_part_drops_again_counts_while_it_is_there():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(1, 16, 1), nn.Conv2d(16, 1, 1)).requires_grad_(False)
+            self.head = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x)
+
+    memory = measure_step(Frozen, lambda network: network(torch.zeros(1, 1, 8, 8)).sum(), training=True)
+    # Kept: the head's input. For a while: the image and 16 features, and beside them the body's output.
+    assert memory.saved_activations_bytes == 64 * FLOAT
+    assert memory.saved_activations_bytes + memory.transient_bytes == (1 + 16 + 1) * 64 * FLOAT
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_the_count_agrees_with_the_allocator_of_a_real_step(training, checkpointing):
@@ -120,7 +138,7 @@ def test_the_count_agrees_with_the_allocator_of_a_real_step(training, checkpoint
         peak = max(peak, now)
     memory = measure_step(build, step(size=64), training=training)
     # The allocator also sees the scratch space of kernels, which torch does not know of.
-    assert memory.saved_activations_bytes + memory.backward_bytes == pytest.approx(peak, rel=0.3)
+    assert memory.saved_activations_bytes + memory.transient_bytes == pytest.approx(peak, rel=0.3)
 
 
 def test_attention_never_keeps_a_matrix_of_all_pairs_of_voxels():
