@@ -28,7 +28,8 @@ from medsegdiff_cli.preprocessing.case import uses_mask
 from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 from medsegdiff_cli.training.outcome import ValidationScore
 from medsegdiff_cli.workflows.evaluate import EvaluateRequest, evaluate_predictions
-from medsegdiff_cli.workflows.predict import inference_settings, write_info
+from medsegdiff_cli.workflows.predict import inference_settings
+from medsegdiff_cli.workflows.prediction_info import write_info
 from medsegdiff_cli.workflows.provenance import command_line
 from medsegdiff_cli.workflows.run_setup import RunSetup
 

@@ -9,7 +9,8 @@ from medsegdiff_cli.paths import LOCK
 from medsegdiff_cli.prediction.merging import find_finished, require_all, take_finished
 from medsegdiff_cli.prediction.predictor import PredictionReport
 from medsegdiff_cli.prediction.volumes import write_volumes
-from medsegdiff_cli.workflows.predict import PreparedPrediction, write_info
+from medsegdiff_cli.workflows.predict import PreparedPrediction
+from medsegdiff_cli.workflows.prediction_info import write_info
 
 
 def run_merge(prepared: PreparedPrediction, folders: Sequence[Path]) -> PredictionReport:

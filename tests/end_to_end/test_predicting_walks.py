@@ -92,7 +92,7 @@ def test_the_table_gives_the_spread_of_the_draws_own_volumes(reference, predict,
     assert (row["voxels_mean"], row["volume_ml_high"]) == ("", "")
 
 
-@pytest.mark.parametrize("canvas", ["window", "shared"])
+@pytest.mark.parametrize("canvas", [pytest.param("window", marks=pytest.mark.slow), "shared"])
 def test_shards_and_their_order_change_no_byte(predict, tmp_path, canvas):
     words = ("--steps", 2, "--draws", 2, "--canvas", canvas, "--save-steps", "--save-members")
     assert predict(tmp_path / "whole", *words).code == 0
