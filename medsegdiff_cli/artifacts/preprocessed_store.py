@@ -9,6 +9,8 @@ CASE.json            key (hash of inputs and plan), placement on the native grid
 ```
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ class PreprocessedStore:
         """
         properties = self.properties(case)
         labelled = with_label and (self.folder / f"{case}.label.npy").is_file()
-        try:
+        with self._explained_errors(case):
             return StoredCase(
                 case=case,
                 image=self._mapped(f"{case}.npy"),
@@ -87,6 +89,20 @@ class PreprocessedStore:
                 foreground=self._mapped(f"{case}.foreground.npy") if labelled else None,
                 properties=properties,
             )
+
+    def n_channels(self, case: str) -> int:
+        """Return the number of a case's channels.
+
+        Raises:
+            InputDataError, ResourceError: as `read`.
+        """
+        with self._explained_errors(case):
+            return int(self._mapped(f"{case}.npy").shape[0])
+
+    @contextmanager
+    def _explained_errors(self, case: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as problem:
             raise reading_error(problem, str(self.folder / case), fix=_FIX) from problem
         except ValueError as problem:

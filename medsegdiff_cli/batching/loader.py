@@ -6,8 +6,9 @@ ranks' batches together are the global batch of one rank.
 
 import contextlib
 import itertools
+import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
 from medsegdiff_cli.batching.dataset import PatchDataset, PatchSettings, Sample
+from medsegdiff_cli.batching.handing_over import PipedBatch, can_share
 from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, UsageError
 from medsegdiff_cli.workers import (
     Watch,
@@ -91,7 +93,12 @@ def make_batches(
     )
     dataset = PatchDataset(store, cases, scheme, settings)
     numbers = _SampleNumbers(start_step, steps, batch_size, rank, world_size)
-    return _batches(dataset, numbers, workers)
+
+    def bytes_of_batch() -> int:
+        a_voxel = 4 * store.n_channels(cases[0]) * views + (8 + len(scheme.class_names) if sees_labels else 0)
+        return batch_size * math.prod(patch_size) * a_voxel
+
+    return _batches(dataset, numbers, workers, bytes_of_batch)
 
 
 class _SampleNumbers(Sampler[list[int]]):
@@ -113,20 +120,23 @@ class _SampleNumbers(Sampler[list[int]]):
         return (self.of(index) for index in range(len(self)))
 
 
-def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> Iterator[Batch]:
+def _batches(
+    dataset: PatchDataset, numbers: _SampleNumbers, workers: int, bytes_of_batch: Callable[[], int]
+) -> Iterator[Batch]:
     in_processes = workers > 0
+    through_pipes = in_processes and not can_share(bytes_of_batch(), workers * _PREFETCHED_BATCHES)
     # No timeout: with one, torch looks for dead workers (unless they are direct children) only when it has passed.
     loader: DataLoader[Sample | MsdError] = DataLoader(
         _ErrorsAsSamples(dataset),
         batch_sampler=numbers,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_collate_for_a_pipe if through_pipes else _collate,
         prefetch_factor=_PREFETCHED_BATCHES if in_processes else None,
         multiprocessing_context=_process_context() if in_processes else None,
         worker_init_fn=leave_interrupts_to_the_parent if in_processes else None,
     )
     before = multiprocessing.active_children()
-    iterator: Iterator[Batch | MsdError] = iter(loader)
+    iterator: Iterator[Batch | PipedBatch | MsdError] = iter(loader)
     processes = started_since(before) if in_processes else []
     watch = Watch(processes) if in_processes else None
     try:
@@ -146,7 +156,7 @@ def _batches(dataset: PatchDataset, numbers: _SampleNumbers, workers: int) -> It
                 raise _worker_died(dataset, numbers, delivered, workers, problem) from problem
             if isinstance(batch, MsdError):
                 raise batch
-            yield batch
+            yield batch.in_tensors() if isinstance(batch, PipedBatch) else batch
     finally:
         if watch is not None:
             watch.end()
@@ -191,6 +201,11 @@ def _cases_ahead(dataset: PatchDataset, numbers: _SampleNumbers, delivered: int,
     """Return the cases of the batches that workers may have been making."""
     ahead = range(delivered, min(delivered + workers * _PREFETCHED_BATCHES, len(numbers)))
     return sorted({dataset.case_of(number) for index in ahead for number in numbers.of(index)})
+
+
+def _collate_for_a_pipe(outcomes: list[Sample | MsdError]) -> PipedBatch | MsdError:
+    batch = _collate(outcomes)
+    return batch if isinstance(batch, MsdError) else PipedBatch.of(batch)
 
 
 def _collate(outcomes: list[Sample | MsdError]) -> Batch | MsdError:

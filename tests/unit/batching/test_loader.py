@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore, StoredCase
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings
+from medsegdiff_cli.batching import handing_over
 from medsegdiff_cli.batching.loader import make_batches
 from medsegdiff_cli.errors import InputDataError, ResourceError, UsageError
 
@@ -237,6 +239,30 @@ def test_an_error_inside_of_a_worker_reads_as_it_would_without_one(
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
     assert "to do: run `msd preprocess` again" in texts[1]
+
+
+@pytest.mark.fault("F63")
+def test_where_shared_memory_is_tiny_the_same_batches_come_through_pipes(
+    make_store: Callable[..., PreprocessedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(n=2, unlabelled=1)
+    here = [items_of(batch) for batch in batches_of(store, supervision="partial", views=2)]
+    monkeypatch.setattr(handing_over.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    found = batches_of(store, workers=1, supervision="partial", views=2)
+    assert [items_of(batch) for batch in found] == here
+    tensors = [tensor for b in found for tensor in (b.image, b.label, b.valid, b.positions, *b.views)]
+    assert not any(tensor.is_shared() for tensor in tensors if tensor is not None)
+    assert all(len(batch.views) == 1 for batch in found)
+
+
+@pytest.mark.fault("F62", "F63")
+def test_shared_memory_is_used_where_it_and_descriptors_are_ample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing_over.shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 << 20))
+    monkeypatch.setattr(handing_over, "_most_descriptors", lambda: 1024)
+    assert handing_over.can_share(4 << 20, 8)
+    assert not handing_over.can_share(5 << 20, 8)
+    monkeypatch.setattr(handing_over, "_most_descriptors", lambda: 64)
+    assert not handing_over.can_share(1, 2)
 
 
 class LethalStore(PreprocessedStore):
