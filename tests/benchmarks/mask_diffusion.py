@@ -9,6 +9,7 @@ interrupted run goes on; nothing but docs/results.md is written outside of the w
 import argparse
 import json
 import shutil
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,19 +138,19 @@ def _row(study: Study, method: str, workspace: Path) -> str:
     scores = json.loads(summary.read_text(encoding="utf-8"))
     run_record = json.loads(record.read_text(encoding="utf-8"))
     overall = scores["aggregations"]["overall"]
-    dice, distance = overall["case_by_class"]["dice"], overall["case_by_class"]["hd95_max"]
-    unit = "/".join(scores["units"]["distance"])
+    distance, unit = overall["case_by_class"]["hd95_max"], "/".join(scores["units"]["distance"])
+    own, twin = _dice_of_cases(summary.parent), _dice_of_cases(predictions_of(study, TWIN, None, workspace))
+    mean, spread = statistics.mean(own.values()), statistics.stdev(own.values())
     interval = ""
-    if twin := _dice_of_cases(predictions_of(study, TWIN, None, workspace)):
-        own = _dice_of_cases(summary.parent)
+    if twin:
         gains = np.array([100 * (own[case] - twin[case]) for case in sorted(own.keys() & twin.keys())])
         if method != TWIN and len(gains) > 1:
             low, high = bootstrap_interval(gains, seed=0)
             interval = f"{gains.mean():+.1f} ({low:+.1f} to {high:+.1f})"
     command = " ".join(["msd train", method, study.dataset.id, *study.words_of(method)])
     return (
-        f"| {study.dataset.name} | `{method}` | {len(run_record['train_cases'])} | {dice['n']} | {run_record['seed']} "
-        f"| {dice['mean']:.3f} ± {dice['std'] or 0:.3f} | {interval} | {distance['mean']:.2f} {unit} | `{command}` |"
+        f"| {study.dataset.name} | `{method}` | {len(run_record['train_cases'])} | {len(own)} | {run_record['seed']} "
+        f"| {mean:.3f} ± {spread:.3f} | {interval} | {distance['mean']:.2f} {unit} | `{command}` |"
     )
 
 
