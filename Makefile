@@ -17,12 +17,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all faults docs results few-labels mask-diffusion reproduction wheelhouse clean
+.PHONY: help install demo lint types test test-all faults docs results few-labels mask-diffusion reproduction memory wheelhouse clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | mask-diffusion DATA=FOLDER | reproduction | clean"
+	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | mask-diffusion DATA=FOLDER | reproduction | memory | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +74,9 @@ reproduction: $(VENV)/installed
 	$(BIN)/msd reproduce tedm --full --output $(WORKSPACE)/reproduction/tedm || test $$? -eq 8
 	$(BIN)/msd reproduce recycling --full --output $(WORKSPACE)/reproduction/recycling || test $$? -eq 8
 	$(BIN)/python docs/write_reproduction_page.py $(WORKSPACE)/reproduction/tedm $(WORKSPACE)/reproduction/recycling
+
+memory: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/memory_forecast.py
 
 # On the other machine: pip install --no-index --find-links wheelhouse medsegdiff-cli
 wheelhouse: | $(BIN)/python

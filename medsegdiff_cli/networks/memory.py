@@ -41,11 +41,15 @@ class StepMemory:
     ema_bytes: int
 
     @property
+    def activations_bytes(self) -> int:
+        """What comes and goes with a step, for which kernels also take scratch space."""
+        return self.saved_activations_bytes + self.transient_bytes
+
+    @property
     def total_bytes(self) -> int:
         """Sum of all parts."""
         return (
-            self.saved_activations_bytes
-            + self.transient_bytes
+            self.activations_bytes
             + self.parameters_bytes
             + self.gradients_bytes
             + self.optimiser_bytes

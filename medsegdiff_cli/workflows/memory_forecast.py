@@ -13,10 +13,11 @@ from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.methods.base import Stage, Trainable, enter_stage
 from medsegdiff_cli.methods.registry import find_trainable
-from medsegdiff_cli.networks.memory import measure_step
+from medsegdiff_cli.networks.memory import StepMemory, measure_step
 
-# Saved tensors against resident growth, calibrated once: oneDNN's scratch memory and the allocator's slack are
-# outside of torch's view on the CPU; the caching allocator of CUDA follows the count closely.
+# Activations against resident growth, calibrated once (`make memory` checks it: 1.2 to 1.5 times): oneDNN's scratch
+# memory and the allocator's slack are outside of torch's view on the CPU. Weights, gradients and the optimiser's states
+# need no scratch; the caching allocator of CUDA follows the count closely.
 CPU_FACTOR = 1.4
 
 
@@ -31,11 +32,12 @@ def measure_training(
     """Return the bytes that one training step of a method needs: activations, weights, gradients, optimiser, EMA."""
     factor = CPU_FACTOR if device.type == "cpu" else 1.0
     as_text = json.dumps(dict(settings), sort_keys=True)  # settings may be nested; a cache's key must be hashable
-    return int(factor * _measure(method, task, as_text, tuple(patch_size), batch_size))
+    memory = _measure(method, task, as_text, tuple(patch_size), batch_size)
+    return memory.total_bytes + int((factor - 1) * memory.activations_bytes)
 
 
 @lru_cache(maxsize=256)
-def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, ...], batch_size: int) -> int:
+def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, ...], batch_size: int) -> StepMemory:
     method_class = find_trainable(name).load()
     settings = validate(method_class.Settings, json.loads(settings_text), f"settings of method '{name}'")
     stage = method_class.stages[-1]
@@ -51,7 +53,7 @@ def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, .
             list(method.loss(example_batch(task, patch_size, batch_size, stage), stage, noise).values())
         ).sum()
 
-    return measure_step(build, loss, training=True, ema=True).total_bytes
+    return measure_step(build, loss, training=True, ema=True)
 
 
 def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int, stage: Stage) -> Batch:
