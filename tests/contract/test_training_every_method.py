@@ -43,6 +43,8 @@ PRETRAINING_STEPS = 80
 LEARNING = {
     **{name: {"learning_rate": 1e-2} for name in ("tedm", "ledm", "ledme")},
     "step-probe": {"learning_rate": 1e-1, "steps": 160},
+    # Told its own estimate, a network has more to learn: until then each step of its walk leads further astray.
+    **{name: {"steps": 160} for name in ("self-conditioning", "self-conditioning-next")},
 }
 
 
@@ -184,7 +186,7 @@ def started(variant: Variant) -> Method:
     return method
 
 
-@pytest.mark.parametrize("variant", learning([v for v in variants(objectives=True) if not v.predicts]))
+@pytest.mark.parametrize("variant", learning([v for v in variants(regions=False, objectives=True) if not v.predicts]))
 def test_an_objective_learns_what_is_in_its_images(variant):
     _, before, after = pretrained(variant.name, variant.n_dims)
     assert after < 0.5 * before
