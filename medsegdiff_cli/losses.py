@@ -99,7 +99,7 @@ def dice_and_cross_entropy(
     """
     exact = _exact(logits)
     if exclusive:
-        probabilities, mask = exact.softmax(dim=1), _one_hot(label_or_mask, valid, logits.shape[1])
+        probabilities, mask = exact.softmax(dim=1), one_hot(label_or_mask, valid, logits.shape[1])
         entropy = cross_entropy(exact, label_or_mask, valid)
     else:
         probabilities, mask = exact.sigmoid(), label_or_mask
@@ -117,8 +117,11 @@ def _with_channel(valid: Tensor, like: Tensor) -> Tensor:
     return valid if valid.ndim == like.ndim else valid[:, None]
 
 
-def _one_hot(label: Tensor, valid: Tensor | None, n_classes: int) -> Tensor:
-    """Return bool (batch, class, *spatial); labels outside `valid`, which may be no class at all, become class 0."""
+def one_hot(label: Tensor, valid: Tensor | None, n_classes: int) -> Tensor:
+    """Return bool (batch, class, *spatial) of labels (batch, *spatial).
+
+    Labels outside `valid`, which may be no class at all, become class 0.
+    """
     known = label if valid is None else label.where(valid.reshape(label.shape), 0)
     shape = (label.shape[0], n_classes, *label.shape[1:])
     return torch.zeros(shape, dtype=torch.bool, device=label.device).scatter_(1, known[:, None], True)
@@ -148,7 +151,7 @@ def losses_of_items(
     axes = tuple(range(1, exact.ndim - 1))
     if exclusive:
         log_p = exact.log_softmax(dim=1)
-        mask = _one_hot(label_or_mask, valid, logits.shape[1])
+        mask = one_hot(label_or_mask, valid, logits.shape[1])
         entropy = _focal(-log_p.where(mask, 0).sum(1), focal_gamma)
         probabilities, mask = log_p[:, 1:].exp(), mask[:, 1:]
     else:

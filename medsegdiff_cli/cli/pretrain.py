@@ -1,4 +1,4 @@
-"""`msd pretrain`: learn from images alone; methods start from such a run."""
+"""`msd pretrain`: learn from images, with labels or without; methods start from such a run."""
 
 from typing import Annotated
 
@@ -65,10 +65,11 @@ def pretrain(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Pretrain on unlabelled images and the fold's training images; labels are never looked at.
+    """Pretrain on unlabelled images and the fold's training images.
 
+    `diffusion` never looks at labels; `hybrid` does where there are any; `supervised` takes labelled images only.
     The run, `pretrain-OBJECTIVE__CONFIG/fold_K`, serves every method and number of labels that starts from it.
-    A picture of what was learnt, `samples.png`, is drawn at the end.
+    A picture of what was learnt, `samples.png`, is drawn at the end, where the objective generates images.
 
     Example: `msd pretrain tedm 11 --scale small`
     """

@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from medsegdiff_cli.artifacts.document import validate
+from medsegdiff_cli.diffusion.schedules import ScheduleSettings
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.networks.adm_unet import ADMSettings, ADMUNet
 from medsegdiff_cli.networks.diffusers_unet import DiffusersUNet, DiffusersUNetSettings
@@ -140,6 +141,16 @@ class BackboneSettings(BaseModel):
                 f"{[list(step) for step in self.strides]}; set fewer levels in channel_mult, or another network"
             )
         return self
+
+
+class TimedBackboneSettings(BackboneSettings):
+    """Settings of a network that is told timesteps; all that training from its weights must know of how it came about.
+
+    Attributes:
+        schedule: noise schedule whose indices the timesteps are; index 0 is the least noise.
+    """
+
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
 
 
 def own_shape(network: object) -> dict[str, Any]:

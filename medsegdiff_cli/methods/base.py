@@ -1,7 +1,8 @@
 """The Method contract: what training, validation and prediction know about any segmentation method.
 
 A `Trainable` has stages and a loss. Two kinds of it exist: a `Method` predicts, an `Objective` is a pretraining that
-methods start from. Neither ever sees files, epochs, optimisers or devices. Everything random comes through `noise`.
+methods start from, with labels or without, as its stage says. Neither ever sees files, epochs, optimisers or devices.
+Everything random comes through `noise`.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +17,8 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.errors import UsageError
+
+Output = Literal["image", "classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +73,14 @@ class Trainable(nn.Module, ABC):
 
     Class attributes:
         Settings: frozen pydantic model with `extra="forbid"`; each field documented with unit and source.
-        stages: in training order.
+        stages: in training order; settings may narrow what a stage of an instance trains.
+        outputs: what the channels of the network's output layer speak of, in order: so another method or objective
+            that starts from the weights knows which rows it can take.
     """
 
     Settings: ClassVar[type[BaseModel]]
-    stages: ClassVar[tuple[Stage, ...]]
+    stages: tuple[Stage, ...]
+    outputs: ClassVar[tuple[Output, ...]] = ("classes",)
 
     def __init__(self, task: Task, settings: Any) -> None:
         super().__init__()
@@ -88,6 +94,10 @@ class Trainable(nn.Module, ABC):
         Args:
             noise: one stream per batch item.
         """
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return sentences about what follows from the settings, for the log of a training that begins."""
+        return ()
 
     def finish_step(self, total: Callable[[Tensor], Tensor]) -> None:  # most have nothing to do
         """Update state that depends on the whole global batch; called once after every optimiser step.
@@ -151,7 +161,11 @@ class Method(Trainable):
 
 
 class Objective(Trainable):
-    """Base of every pretraining objective: it learns without labels what methods then start from."""
+    """Base of every pretraining objective: it learns what methods then start from, and predicts nothing itself.
+
+    Whether it is shown labels is its stage's `supervision`: "none" never; "partial" where an image has one; "full"
+    of every image.
+    """
 
     @abstractmethod
     def illustrate(self, noise: NoiseSource, shape: Sequence[int]) -> Tensor | None:

@@ -121,6 +121,16 @@ OBJECTIVES: "dict[str, Entry[Objective]]" = {
         "Denoising diffusion on images, labels unseen",
         "Ho et al. 2020",
     ),
+    "hybrid": Entry(
+        "medsegdiff_cli.methods.hybrid:Hybrid",
+        "Denoising diffusion on images whose network also predicts the mask, where there is a label",
+        "Sauvalle & Salzmann 2024",
+    ),
+    "supervised": Entry(
+        "medsegdiff_cli.methods.vanilla:SupervisedPretraining",
+        "Segmentation of clean images by the network of a diffusion model, at its least-noise timestep",
+        "Sauvalle & Salzmann 2024",
+    ),
 }
 
 

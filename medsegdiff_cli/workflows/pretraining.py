@@ -134,8 +134,18 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
     return {name: known[name] for name in inherited.model_fields}
 
 
+def sees_labels(name: str) -> bool:
+    """Return whether a method, or a pretraining by the name of its runs, is shown labels."""
+    return any(stage.supervision != "none" for stage in find_trainable(name).load().stages)
+
+
+def sees_unlabelled(name: str) -> bool:
+    """Return whether a method, or a pretraining by the name of its runs, is shown images without labels."""
+    return any(stage.supervision != "full" for stage in find_trainable(name).load().stages)
+
+
 def pretraining_cases(dataset: DatasetFolder, fold: Fold) -> tuple[str, ...]:
-    """Return the cases that a pretraining may see: the fold's training images and all unlabelled ones.
+    """Return the cases that a pretraining may see whose images need no label: the fold's training and all unlabelled.
 
     Raises:
         InputDataError: an unlabelled image is also a test or validation image, and the dataset does not allow it.

@@ -38,7 +38,13 @@ from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_network, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
-from medsegdiff_cli.workflows.pretraining import inherited_settings, of_method, of_pretraining, pretraining_cases
+from medsegdiff_cli.workflows.pretraining import (
+    inherited_settings,
+    of_method,
+    of_pretraining,
+    pretraining_cases,
+    sees_unlabelled,
+)
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, planned_by, sections_of
 from medsegdiff_cli.workflows.run_folder import run_folder
@@ -66,13 +72,13 @@ class RunSetup:
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether the run is of an objective: labels unseen, nothing to predict or score."""
+        """Whether the run is of an objective: nothing to predict or score."""
         return is_pretraining(self.record.method)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the dataset that the run reads."""
-        return ("Tr", "Un") if self.is_pretraining else ("Tr",)
+        return ("Tr", "Un") if sees_unlabelled(self.record.method) else ("Tr",)
 
     def new_trainable(self) -> Trainable:
         """Build the method or objective with its initial weights, which depend on the seed alone."""
@@ -203,7 +209,7 @@ def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> 
 
 def _overlap_of(request: TrainRequest, dataset: DatasetFolder) -> str:
     """Return whether the run, or the one it starts from, was allowed to see this dataset's test images unlabelled."""
-    if any(stage.supervision != "full" for stage in find_trainable(request.method).load().stages):
+    if sees_unlabelled(request.method):
         return dataset.info.unlabelled_test_overlap
     parent = None if request.starts_from is None else read_run(request.starts_from)
     return parent.unlabelled_test_overlap if parent is not None and parent.dataset == dataset.name else "refused"
@@ -301,7 +307,7 @@ def _cases_of(request: TrainRequest, dataset: DatasetFolder) -> tuple[tuple[str,
         raise InputDataError("the dataset has no labelled case", where=str(dataset.path), fix="add labelsTr")
     fold = splits_of(dataset, request.workspace.preprocessed / dataset.name).fold(request.fold)
     if is_pretraining(request.method):
-        return pretraining_cases(dataset, fold), ()
+        return pretraining_cases(dataset, fold) if sees_unlabelled(request.method) else tuple(sorted(fold.train)), ()
     groups = {case.case: case.group for case in labelled}
     train = fold.train
     if request.cases is not None:

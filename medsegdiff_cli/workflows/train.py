@@ -78,6 +78,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         try:
             if parent is not None and isinstance(method, Method):
                 log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
+            for remark in method.remarks():
+                log.info(remark)
             if setup.recipe.training.feature_cache and isinstance(method, Method):
                 method.keep_features(FeatureCache(setup.folder / FEATURES))
             for stage in method.stages:

@@ -65,11 +65,13 @@ class Variant:
 
 
 def variants(*, regions: bool = True, objectives: bool = False) -> list[Variant]:
-    """Return all methods, and with `objectives` these too, which look at no classes: one kind is all of them."""
+    """Return all methods, and with `objectives` these too; of those that look at no classes one kind is all."""
     kinds = (True, False) if regions else (True,)
     found = [Variant(name, n, kind) for name, entry in METHODS.items() for n in entry.n_dims for kind in kinds]
-    if objectives:
-        found += [Variant(f"{PRETRAINING}{name}", n) for name, entry in OBJECTIVES.items() for n in entry.n_dims]
+    for name, entry in OBJECTIVES.items() if objectives else ():
+        sees_labels = any(stage.supervision != "none" for stage in entry.load().stages)
+        own = kinds if sees_labels else (True,)
+        found += [Variant(f"{PRETRAINING}{name}", n, kind) for n in entry.n_dims for kind in own]
     return found
 
 

@@ -258,7 +258,7 @@ def test_finetuning_elsewhere_keeps_the_network_and_names_the_parent(trained):
         (["train", "tedm", 1, "--set", "pretrain.stepz=8"], "did you mean 'steps'?"),
         (["train", "supervised", 1, "--set", "pretrain.steps=8"], "no section 'pretrain'"),
         (["pretrain", "diffusion", 1, "--set", "pixels=8"], "no setting 'pixels'"),
-        (["pretrain", "supervised", 1], "'supervised' starts from no pretraining"),
+        (["pretrain", "recycling", 1], "'recycling' starts from no pretraining"),
         (["train", "pretrain-difusion", 1], "did you mean 'diffusion'?"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "model_channels=4"], "settled by the run"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "pretrain.steps=4"], "settled by the run"),

@@ -50,8 +50,9 @@ def request_of(method: str, **settings) -> TrainRequest:
 def test_a_method_stands_for_its_first_objective():
     assert {pretraining_run_name(name) for name in PRETRAINED} == {"pretrain-diffusion"}
     assert pretraining_run_name("diffusion") == "pretrain-diffusion"
-    with pytest.raises(UsageError, match="'supervised' starts from no pretraining") as error:
-        pretraining_run_name("supervised")
+    assert pretraining_run_name("supervised") == "pretrain-supervised", "the objective, not the method"
+    with pytest.raises(UsageError, match="'recycling' starts from no pretraining") as error:
+        pretraining_run_name("recycling")
     assert "tedm" in error.value.fix
     with pytest.raises(UsageError, match="did you mean 'diffusion'"):
         pretraining_run_name("difusion")

@@ -1,0 +1,91 @@
+"""Pretrainings that see labels, through the command line: what they see, and what starts from them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from msd_shell import done
+
+from medsegdiff_cli.methods import denoising
+from medsegdiff_cli.planning import scales
+from medsegdiff_cli.workflows import plan, run_setup, train
+from medsegdiff_cli.workflows.phantoms import ChestCohort, write_chests
+
+pytestmark = pytest.mark.xdist_group("pretrained-with-labels")
+
+WORK = ["--workers", 0]
+FIRST, SECOND = "Dataset001_Chest", "Dataset002_Other"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps(quick_machine):
+    """Make the scale `tiny` two steps of a small network; memory and pictures are tested elsewhere."""
+    table = replace(scales.SCALES["tiny", 2], model_channels=8, channel_mult=(1, 2), steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(scales.SCALES, ("tiny", 2), table)
+        for module in (plan, run_setup):
+            patch.setattr(module, "measure_training", lambda *_: 1000)
+        patch.setattr(train, "_PICTURES", 1)
+        patch.setattr(denoising, "_PICTURE_STEPS", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def workspace(few_steps, tmp_path_factory) -> Path:
+    """Two planned datasets of chests: with and without labels; another scanner."""
+    root = tmp_path_factory.mktemp("labels")
+    cohorts = (
+        ChestCohort(train={"A": 5}, unlabelled={"B": 2}, shape=(32, 32)),
+        ChestCohort(train={"B": 4}, shape=(40, 32), seed=1),
+    )
+    flags = ["--images", "**/*.png", "--labels", "**/labels/*.png", "--label-map", "1:lung"]
+    for number, cohort in enumerate(cohorts, 1):
+        source = write_chests(root / f"source{number}", cohort)
+        name = (FIRST, SECOND)[number - 1].partition("_")[2]
+        into = ["--workspace", root / "workspace", *WORK]
+        done("convert", "folder", source, "--dataset", number, "--name", name, *flags, *into)
+        done("plan", number, "--scale", "tiny", *into)
+    return root / "workspace"
+
+
+def run_of(workspace: Path, name: str, dataset: str = FIRST) -> tuple[Path, dict, dict]:
+    """Return a run's fold, record and recipe."""
+    fold = workspace / "results" / dataset / name / "fold_0"
+    return fold, json.loads((fold / "run.json").read_text()), yaml.safe_load((fold / "recipe.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def hybrid(workspace) -> str:
+    """What the hybrid pretraining of the first dataset said."""
+    return done("pretrain", "hybrid", 1, *WORK, "--workspace", workspace).stderr
+
+
+@pytest.fixture(scope="module")
+def supervised(workspace) -> str:
+    """What the supervised pretraining of the first dataset said."""
+    return done("pretrain", "supervised", 1, *WORK, "--workspace", workspace).stderr
+
+
+def test_hybrid_sees_labelled_and_unlabelled_images_and_says_its_lambda(workspace, hybrid):
+    fold, record, _ = run_of(workspace, "pretrain-hybrid__2d")
+    assert [(s["status"], s["steps_done"]) for s in record["stages"]] == [("finished", 4)]
+    unlabelled = {path.name[:-9] for path in (workspace / "raw" / FIRST / "imagesUn").iterdir()}
+    assert len(unlabelled) == 2
+    assert unlabelled < set(record["train_cases"])
+    assert (len(record["train_cases"]), record["val_cases"]) == (4 + 2, [])
+    assert "lambda x SNR there 0.9999" in hybrid
+    lines = [json.loads(line) for line in (fold / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(line["terms"]) == {"image", "mask"} for line in lines)
+    assert (fold / "samples.png").is_file()
+
+
+def test_supervised_pretraining_sees_labelled_images_only(workspace, supervised):
+    fold, record, recipe = run_of(workspace, "pretrain-supervised__2d")
+    assert len(record["train_cases"]) == 4
+    labelled = {path.name.partition(".")[0] for path in (workspace / "raw" / FIRST / "labelsTr").iterdir()}
+    assert set(record["train_cases"]) < labelled
+    assert record["val_cases"] == []
+    assert recipe["method_settings"]["schedule"]["name"] == "cosine"
+    assert not (fold / "samples.png").exists()
