@@ -68,13 +68,25 @@ def test_a_doubled_shard_is_wrong_usage_and_nothing_is_written(lab, shards, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def assert_another_model_is_refused(lab, output, folders):
+    outcome = merged(lab, output, folders)
+    assert outcome.code == 6
+    assert "was predicted by another model" in outcome.stderr
+    assert not output.exists()
+
+
+def test_a_shard_that_names_another_model_is_refused_as_such(lab, shards, tmp_path):
+    shutil.copytree(shards[1], tmp_path / "foreign")
+    for sidecar in (tmp_path / "foreign").glob("case_*.json"):
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "model_digests": ["0" * 64]}))
+    assert_another_model_is_refused(lab, tmp_path / "out", [shards[0], tmp_path / "foreign", shards[2]])
+
+
+@pytest.mark.slow
 def test_a_shard_of_another_model_is_refused_as_such(lab, shards, tmp_path):
     other = trained(lab.workspace, 1, "--config", "3d", "--seed", 5, "--set", "steps=2")
     assert predict(lab, tmp_path / "foreign", "--num-shards", 3, "--shard-id", 1, model=other).code == 0
-    outcome = merged(lab, tmp_path / "out", [shards[0], tmp_path / "foreign", shards[2]])
-    assert outcome.code == 6
-    assert "was predicted by another model" in outcome.stderr
-    assert not (tmp_path / "out").exists()
+    assert_another_model_is_refused(lab, tmp_path / "out", [shards[0], tmp_path / "foreign", shards[2]])
     shutil.rmtree(other.parent)
 
 
