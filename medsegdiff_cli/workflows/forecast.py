@@ -12,7 +12,9 @@ import torch
 
 from medsegdiff_cli.artifacts.fingerprint import read_fingerprint
 from medsegdiff_cli.diffusion.noise import NoiseSource
+from medsegdiff_cli.imaging.image import Geometry
 from medsegdiff_cli.imaging.reading import read_geometry
+from medsegdiff_cli.imaging.transform import grid_shape
 from medsegdiff_cli.inference.volume import InferenceSettings, windows_of
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.networks.memory import measure_step
@@ -91,7 +93,7 @@ def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
     timing = time_prediction_call(
         model.method, inference.patch_size, inference.window_batch, inference.precision, inference.sampling
     )
-    forecast["memory"] = _prediction_memory(prepared, max(least_memory(job, geometry) for geometry in native))
+    forecast["memory"] = _prediction_memory(prepared, max(arrays_bytes(job, geometry) for geometry in native))
     forecast["disk"] = _prediction_disk(prepared, [math.prod(geometry.shape) for geometry in native])
     forecast["time"] = _prediction_time(calls, timing)
     return forecast
@@ -170,6 +172,22 @@ def _prediction_memory(prepared: PreparedPrediction, arrays: int) -> str:
     if device.type == "cpu":
         return f"about {format_bytes(network + arrays)} of RAM for the largest case"
     return f"about {format_bytes(network)} on the device and {format_bytes(arrays)} of RAM for the largest case"
+
+
+def arrays_bytes(job: PredictionJob, native: Geometry) -> int:
+    """Return what the arrays of a case take; with workers, also those of the cases read and written meanwhile.
+
+    The one read ahead has its voxels twice while they are decoded, and on the network's grid; the one written has both
+    images, its mean probabilities, and these on its own grid.
+    """
+    least = least_memory(job, native)
+    if not job.workers:
+        return least
+    task = job.models[0].method.task
+    grid_voxels = math.prod(grid_shape(native.shape, native.spacing_mm, job.transform))
+    on_grid = grid_voxels * (2 * task.in_channels + task.n_classes)
+    on_image = math.prod(native.shape) * (3 * task.in_channels + task.n_classes)
+    return least + np.dtype(np.float32).itemsize * (on_grid + on_image)
 
 
 def network_bytes(prepared: PreparedPrediction) -> int:

@@ -103,8 +103,8 @@ def measure_prediction_of(method_name, settings, patch, shape, folder):
     from toy_models import PLAN, RECIPE, write_run_folder
 
     from medsegdiff_cli.imaging.reading import read_geometry
-    from medsegdiff_cli.workflows.forecast import network_bytes
-    from medsegdiff_cli.workflows.predict import PredictRequest, least_memory, prepare_prediction, run_prediction
+    from medsegdiff_cli.workflows.forecast import arrays_bytes, network_bytes
+    from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction, run_prediction
 
     config = "2d" if len(patch) == 2 else "3d"
     of_plan = {**PLAN["configurations"]["3d"], "median_shape_voxels": shape, "patch_size_voxels": patch}
@@ -120,7 +120,7 @@ def measure_prediction_of(method_name, settings, patch, shape, folder):
     request = PredictRequest(models=(run,), source=folder / "images", output=folder / "out", workers=1, step_size=1.0)
     prepared = prepare_prediction(request)
     geometry = read_geometry(prepared.cases[0].images[0])
-    forecast = network_bytes(prepared) + least_memory(prepared.job, geometry)
+    forecast = network_bytes(prepared) + arrays_bytes(prepared.job, geometry)
     (model,) = prepared.job.models
     before = start_of_peak() - weights_mb(model.method)
     run_prediction(prepared)
