@@ -28,7 +28,8 @@ class ChannelPlan(StrictModel):
     Attributes:
         use_mask: normalise inside the mask (masksTr, else the non-zero voxels) and leave 0 outside.
         statistics: numbers of the dataset that the scheme needs (mean, std, percentile_00_5, percentile_99_5), and the
-            range that intensities are clipped to first, where one was given (clip_low, clip_high).
+            range that intensities are clipped to first, where one was given (clip_low, clip_high); equalise_gamma
+            where the histogram of each image is then equalised, the power to which its ranks 0 ... 1 are taken.
         training_range: smallest and largest intensity of the training images; predictions of images that leave it
             are flagged.
     """
@@ -84,6 +85,7 @@ class Plan(StrictModel):
         crop: bounding box used before normalising.
         mirror_axes: axes (of the plan) along which augmentation may mirror.
         memory_bytes: device memory that patch and batch were fitted to.
+        channel_copies: how many times the network is given the channels; 3 where grey images go as colours.
         labels, regions_class_order: copied from dataset.json, so that a model is complete without its dataset.
         explanation: sentences on why the choices were made.
     """
@@ -100,6 +102,7 @@ class Plan(StrictModel):
     keep_aspect: bool = False
     interpolation: Literal["cubic", "linear", "nearest"] = "cubic"
     centre_crop: tuple[int, ...] | None = None
+    channel_copies: PositiveInt = 1
     transpose: tuple[int, ...]
     crop: Literal["nonzero", "mask", "none"] = "nonzero"
     mirror_axes: tuple[int, ...] = ()
@@ -121,6 +124,11 @@ class Plan(StrictModel):
     def n_dims_of_images(self) -> int:
         """Spatial axes of the dataset's images (a 2D configuration may cut 3D images into slices)."""
         return len(self.transpose)
+
+    @property
+    def n_network_channels(self) -> int:
+        """Channels that a network is given: those of the images, and their copies."""
+        return len(self.channels) * self.channel_copies
 
     def label_scheme(self) -> LabelScheme:
         """Return the classes."""

@@ -75,7 +75,10 @@ class AugmentationSettings(StrictModel):
         rotation_degrees: range per axis; None takes nnU-Net's rule (30 in 3D, 180 in 2D, 15 in long 2D patches).
         translation_voxels: range, of all axes or of each one.
         order: spline order of image interpolation.
-        mirror: along the plan's mirror axes, each with probability 0.5.
+        border_crop: largest share of the patch's edge that is cut off at each side, drawn for every side on its own;
+            what is left is stretched to the patch again (of a patch of thick slices: within the slices).
+        mirror: along the mirror axes, each with probability 0.5.
+        mirror_axes: axes of the patch (0 first); None takes the plan's mirror axes.
     """
 
     p_rotation: float = Field(default=0.2, ge=0, le=1)
@@ -98,7 +101,10 @@ class AugmentationSettings(StrictModel):
     p_gamma: float = Field(default=0.3, ge=0, le=1)
     p_gamma_inverted: float = Field(default=0.1, ge=0, le=1)
     gamma: tuple[float, float] = (0.7, 1.5)
+    p_border_crop: float = Field(default=0.0, ge=0, le=1)
+    border_crop: float = Field(default=0.05, ge=0, lt=0.5)
     mirror: bool = True
+    mirror_axes: tuple[int, ...] | None = None
 
     @property
     def changes_images(self) -> bool:

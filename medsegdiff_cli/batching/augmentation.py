@@ -12,7 +12,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -36,17 +36,19 @@ class SpatialDraw:
         scale: factor on coordinates; below 1 structures grow.
         shift_voxels: by how much the patch moves.
         margins_voxels: what has to be read beyond the patch on both sides of each axis.
+        border_crop: share of each axis that is cut off at its beginning and at its end; empty for none.
     """
 
     angles_rad: tuple[float, ...]
     scale: float
     shift_voxels: tuple[int, ...]
     margins_voxels: tuple[int, ...]
+    border_crop: tuple[tuple[float, float], ...] = ()
 
     @property
     def moves_coordinates(self) -> bool:
         """Whether anything has to be interpolated."""
-        return self.scale != 1.0 or any(self.angles_rad)
+        return self.scale != 1.0 or any(self.angles_rad) or bool(self.border_crop)
 
 
 class Augmenter:
@@ -54,10 +56,10 @@ class Augmenter:
 
     Args:
         patch_size: edges of the patch, 2 or 3 axes.
-        mirror_axes: axes of the patch along which it may be mirrored.
+        mirror_axes: axes of the patch along which it may be mirrored, unless the settings name others.
 
     Raises:
-        UsageError: ranges for another number of axes.
+        UsageError: ranges for another number of axes, or an axis that the patch does not have.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Augmenter:
         self._in_plane = len(patch_size) == 2 or max(patch_size) / patch_size[0] > _ANISOTROPY_THRESHOLD
         self._largest_angle_rad = np.deg2rad(_rotation_degrees(settings, patch_size, self._in_plane))
         self._largest_shift = _largest_shift(settings, len(patch_size))
-        self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3, mirror_axes)
+        mirrored = _mirrored_axes(settings, len(patch_size), mirror_axes)
+        self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3, mirrored)
 
     def draw(self, rng: np.random.Generator) -> SpatialDraw:
         """Draw the spatial parameters; every parameter takes its numbers whether it is used or not."""
@@ -80,20 +83,17 @@ class Augmenter:
         angles = angles if uniform[0] < s.p_rotation else np.zeros_like(angles)
         scale = scale if uniform[1] < s.p_scaling else 1.0
         shift = shift if uniform[2] < s.p_translation else np.zeros_like(shift)
+        cropped, shares = rng.uniform() < s.p_border_crop, rng.uniform(0, s.border_crop, size=(n_dims, 2))
         drawn = SpatialDraw(
             angles_rad=tuple(angles.tolist()),
             scale=scale,
             shift_voxels=tuple(shift.tolist()),
             margins_voxels=(0,) * n_dims,
+            border_crop=tuple((low, high) for low, high in shares.tolist()) if cropped else (),
         )
         if not drawn.moves_coordinates:
             return drawn
-        return SpatialDraw(
-            angles_rad=drawn.angles_rad,
-            scale=scale,
-            shift_voxels=drawn.shift_voxels,
-            margins_voxels=_margins(_matrix(drawn), self.patch_size),
-        )
+        return replace(drawn, margins_voxels=_margins(_matrix(drawn), self.patch_size))
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray | None, drawn: SpatialDraw, seed: int
@@ -120,6 +120,20 @@ class Augmenter:
             for transform in self._intensity:
                 content = transform(**content)
         return content["data"][0], content["seg"][0] if label is not None else None
+
+
+def _mirrored_axes(settings: AugmentationSettings, n_dims: int, planned: tuple[int, ...]) -> tuple[int, ...]:
+    if not settings.mirror:
+        return ()
+    if settings.mirror_axes is None:
+        return planned
+    if any(not 0 <= axis < n_dims for axis in settings.mirror_axes):
+        raise UsageError(
+            f"patches of {n_dims} axes cannot be mirrored along {list(settings.mirror_axes)}",
+            where="augmentation.mirror_axes",
+            fix=f"use 0 to {n_dims - 1}",
+        )
+    return settings.mirror_axes
 
 
 def _largest_shift(settings: AugmentationSettings, n_dims: int) -> np.ndarray:
@@ -178,12 +192,17 @@ def _interpolate(
     n = 2 if len(drawn.angles_rad) == 1 else 3
     # A 3D patch that turns within its slices is a stack of 2D ones, which share their coordinates.
     plane = patch_size[-n:]
-    axes = np.meshgrid(*(np.arange(edge) - (edge - 1) / 2 for edge in plane), indexing="ij", sparse=True)
+    borders = drawn.border_crop[-n:] or ((0.0, 0.0),) * n
+    axes = np.meshgrid(*map(_kept_positions, plane, borders), indexing="ij", sparse=True)
     centre = (np.array(image.shape[-n:]) - 1) / 2
     # Term by term instead of by BLAS, whose rounding may depend on the number of threads.
     coordinates = np.stack(
         [np.broadcast_to(sum(matrix[-n + i, -n + j] * axes[j] for j in range(n)) + centre[i], plane) for i in range(n)]
     )
+
+    if drawn.border_crop:
+        # The outermost positions lie up to half a voxel beyond the outermost centres, where there are no values.
+        coordinates = np.clip(coordinates, 0, 2 * centre.reshape(n, *(1,) * n))
 
     def moved(array: np.ndarray, spline_order: int, is_label: bool) -> np.ndarray:
         flat = array.reshape(-1, *array.shape[-n:])
@@ -195,11 +214,16 @@ def _interpolate(
     return moved(image, order, False), None if label is None else moved(label, 1, True)
 
 
+def _kept_positions(edge: int, border: tuple[float, float]) -> np.ndarray:
+    """Return where `edge` voxels lie, from the middle of the patch, that share what is left between the borders."""
+    low, high = border
+    return (1 - low - high) * (np.arange(edge) - (edge - 1) / 2) + (low - high) / 2 * edge
+
+
 def _intensity_transforms(
-    s: AugmentationSettings, keep_first_axis: bool, mirror_axes: tuple[int, ...]
+    s: AugmentationSettings, keep_first_axis: bool, mirrored: tuple[int, ...]
 ) -> list[Callable[..., dict[str, Any]]]:
     """Return batchgenerators' transforms of non-zero probability in nnU-Net's order; mirroring comes last."""
-    mirrored = mirror_axes if s.mirror else ()
     chances = (s.p_noise, s.p_blur, s.p_brightness, s.p_contrast, s.p_low_resolution, s.p_gamma, s.p_gamma_inverted)
     if not any(chances) and not mirrored:
         return []

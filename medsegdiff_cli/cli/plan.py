@@ -56,6 +56,14 @@ def plan(
     normalisation: Annotated[
         str | None, typer.Option("--normalisation", help="zscore, ct, rescale_0_1, quantile, none, ...")
     ] = None,
+    equalise_gamma: Annotated[
+        float | None,
+        typer.Option("--equalise-gamma", help="First equalise each image's histogram, and take it to this power."),
+    ] = None,
+    grey_to_rgb: Annotated[
+        bool | None,
+        typer.Option("--grey-to-rgb/--grey", help="Give images of one channel to the network as three equal ones."),
+    ] = None,
     like: Annotated[
         str | None, typer.Option("--like", help="Run (name or path) or plan whose geometry and normalisation to copy.")
     ] = None,
@@ -90,6 +98,8 @@ def plan(
         "centre_crop": parse_numbers(centre_crop, "--centre-crop"),
         "target_spacing_mm": parse_numbers(target_spacing, "--target-spacing"),
         "normalisation": normalisation,
+        "equalise_gamma": equalise_gamma,
+        "grey_to_rgb": grey_to_rgb,
         "default_scale": scale,
     }
     with progress_bar("measuring", quiet=quiet or json_output) as update:

@@ -57,6 +57,7 @@ class TransformSettings:
         keep_aspect: with "resize", keep the physical aspect and pad with 0 instead of stretching.
         interpolation: of the image; labels always follow nnU-Net's rule.
         centre_crop: fixed size cut from the centre at the end, padded with 0 where the image is smaller.
+        channel_copies: the result holds the channels so many times, one block after the other.
         store_dtype: dtype of the result, in training and prediction alike.
     """
 
@@ -69,6 +70,7 @@ class TransformSettings:
     keep_aspect: bool = False
     interpolation: Interpolation = "cubic"
     centre_crop: tuple[int | None, ...] | None = None
+    channel_copies: int = 1
     store_dtype: Literal["float16", "float32"] = "float32"
 
 
@@ -130,7 +132,7 @@ class Transformed:
     """A case on the network's grid.
 
     Attributes:
-        image: (channel, *grid) of the settings' store_dtype.
+        image: (channel, *grid) of the settings' store_dtype; of every copy of the channels.
         label: (*grid) integers, or None.
     """
 
@@ -191,8 +193,9 @@ def forward(
         spacing_mm=grid_spacing_mm,
         nearest_axis=should_separate_z(grid_spacing_mm, spacing_mm) if separates else None,
     )
+    rounded = _rounded(crop(resampled, window), settings.store_dtype)
     return Transformed(
-        image=_rounded(crop(resampled, window), settings.store_dtype),
+        image=rounded if settings.channel_copies == 1 else np.concatenate([rounded] * settings.channel_copies),
         label=grid_label,
         placement=placement,
     )

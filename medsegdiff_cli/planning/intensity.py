@@ -6,7 +6,7 @@ from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.fingerprint import Fingerprint, IntensityStatistics
 from medsegdiff_cli.artifacts.plan import ChannelPlan, Normalisation
 from medsegdiff_cli.errors import UsageError
-from medsegdiff_cli.imaging.normalise import is_bounded, scheme_for_channel_name
+from medsegdiff_cli.imaging.normalise import is_bounded, scheme_for_channel_name, takes_equalised
 from medsegdiff_cli.planning.nnunet_rules import MASK_BELOW_RELATIVE_SIZE
 from medsegdiff_cli.planning.overrides import PlanOverrides
 
@@ -28,16 +28,18 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
     z-scores are taken inside the non-zero voxels when cropping to them removed more than a quarter (nnU-Net).
 
     Raises:
-        UsageError: as many schemes as channels are needed; or a range to clip to that is empty.
+        UsageError: as many schemes as channels are needed; or a range to clip to that is empty; or equalised
+            intensities for a scheme that cannot take them.
     """
     names = fingerprint.channel_names
     schemes = _schemes(names, overrides)
+    _refuse_ranks_as_intensities(schemes, overrides)
     much_was_cropped = fingerprint.median_relative_size_after_cropping < MASK_BELOW_RELATIVE_SIZE
     channels = []
     for index, (name, scheme) in enumerate(zip(names, schemes, strict=True)):
         by_rule = scheme == "quantile" or scheme == "zscore_dataset" or (scheme == "zscore" and much_was_cropped)
         use_mask = by_rule if overrides.use_mask is None else overrides.use_mask
-        statistics = {**_statistics(fingerprint, index, scheme), **_clipping(overrides)}
+        statistics = {**_statistics(fingerprint, index, scheme), **_clipping(overrides), **_equalising(overrides)}
         whole = fingerprint.whole_intensity[index]
         content = {
             "name": name,
@@ -50,7 +52,33 @@ def plan_channels(fingerprint: Fingerprint, overrides: PlanOverrides) -> tuple[t
     sentences = _explain(channels, fingerprint)
     if overrides.clip is not None:
         sentences.append("Intensities are clipped to {:g} ... {:g} first.".format(*overrides.clip))
+    if overrides.equalise_gamma is not None:
+        sentences.append(
+            "Before that the histogram of each image is equalised to 0 ... 1 and taken to the power "
+            f"{overrides.equalise_gamma:g}."
+        )
     return tuple(channels), sentences
+
+
+def plan_channel_copies(n_channels: int, grey_to_rgb: bool) -> tuple[int, list[str]]:
+    """Return how many times a network is given the channels, and the reason where that is not once."""
+    if not grey_to_rgb or n_channels != 1:
+        return 1, []
+    return 3, ["The one channel is given to the network three times, as a colour image."]
+
+
+def _equalising(overrides: PlanOverrides) -> dict[str, float]:
+    return {} if overrides.equalise_gamma is None else {"equalise_gamma": overrides.equalise_gamma}
+
+
+def _refuse_ranks_as_intensities(schemes: Sequence[str], overrides: PlanOverrides) -> None:
+    wrong = next((scheme for scheme in schemes if not takes_equalised(scheme)), None)
+    if overrides.equalise_gamma is not None and wrong is not None:
+        raise UsageError(
+            f"normalisation '{wrong}' speaks of intensities, which equalising replaces by ranks",
+            where="plan: equalise_gamma",
+            fix="also give a normalisation: rescale_0_1, rescale_minus1_1, zscore or none",
+        )
 
 
 def _clipping(overrides: PlanOverrides) -> dict[str, float]:

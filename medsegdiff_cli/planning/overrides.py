@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import PositiveFloat
+
 from medsegdiff_cli.artifacts.document import StrictModel
 from medsegdiff_cli.artifacts.plan import Normalisation, Scale
 from medsegdiff_cli.paths import PLANS_NAME
@@ -20,6 +22,9 @@ class PlanOverrides(StrictModel):
         centre_crop: fixed size cut from the centre after resampling, in plan order.
         normalisation: of all channels, or one a channel.
         clip: range to which the intensities of all channels are clipped before they are normalised.
+        equalise_gamma: equalise each image's histogram before it is normalised, and take the ranks 0 ... 1 to this
+            power (0.5 in Oh et al. 2020; 1 equalises alone).
+        grey_to_rgb: give images of one channel to the network as three equal ones; colour images stay as they are.
         use_mask: normalise inside the mask or the non-zero voxels.
         mirror_axes: axes of the plan along which augmentation may mirror.
     """
@@ -33,6 +38,8 @@ class PlanOverrides(StrictModel):
     centre_crop: tuple[int, ...] | None = None
     normalisation: Normalisation | tuple[Normalisation, ...] | None = None
     clip: tuple[float, float] | None = None
+    equalise_gamma: PositiveFloat | None = None
+    grey_to_rgb: bool | None = None
     use_mask: bool | None = None
     crop: Literal["nonzero", "mask", "none"] | None = None
     mirror_axes: tuple[int, ...] | None = None

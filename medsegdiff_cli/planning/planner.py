@@ -12,7 +12,7 @@ from medsegdiff_cli.artifacts.plan import Configuration, Plan
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.planning.choice import choose_config, what_the_patch_sees
 from medsegdiff_cli.planning.geometry import Grid, choose_grid
-from medsegdiff_cli.planning.intensity import plan_channels, store_dtype
+from medsegdiff_cli.planning.intensity import plan_channel_copies, plan_channels, store_dtype
 from medsegdiff_cli.planning.memory import default_scale, format_bytes
 from medsegdiff_cli.planning.mirroring import choose_mirror_axes
 from medsegdiff_cli.planning.nnunet_rules import Cost, Shape, Strides, plan_patch
@@ -64,6 +64,7 @@ def make_plan(
         return _like(like, fingerprint, overrides, common)
     grid = choose_grid(fingerprint, overrides)
     channels, channel_reasons = plan_channels(fingerprint, overrides)
+    copies, copies_reasons = plan_channel_copies(len(channels), bool(overrides.grey_to_rgb))
     mirror_axes, mirror_reason = _mirroring(fingerprint, overrides, grid.transpose)
     dtype = overrides.store_dtype or store_dtype(channels)
     configurations = _configurations(fingerprint, grid, cost_of, dtype)
@@ -82,6 +83,7 @@ def make_plan(
         "keep_aspect": bool(overrides.keep_aspect),
         "interpolation": overrides.interpolation or "cubic",
         "centre_crop": overrides.centre_crop,
+        "channel_copies": copies,
         "transpose": grid.transpose,
         "crop": grid.crop,
         "mirror_axes": mirror_axes,
@@ -90,7 +92,8 @@ def make_plan(
         "memory_bytes": memory_bytes,
         "configurations": configurations,
     }
-    reasons = [*_data_in_words(fingerprint, info), *grid.sentences, *channel_reasons, config_reason, memory]
+    reasons = [*_data_in_words(fingerprint, info), *grid.sentences, *channel_reasons, *copies_reasons]
+    reasons += [config_reason, memory]
     reasons += [f"Trainings have scale '{scale}', {scale_reason}.", *filter(None, warnings), mirror_reason]
     return validate(Plan, {**content, "explanation": reasons}, "plan")
 
@@ -173,7 +176,7 @@ def _like(like: Plan, fingerprint: Fingerprint, overrides: PlanOverrides, common
         )
     reasons = [f"Geometry, patches and normalisation are those of {like.dataset} ({like.plans_name})."]
     same_number = len(like.channels) == len(fingerprint.channel_names)
-    if same_number and overrides.normalisation is None and overrides.clip is None:
+    if same_number and overrides.normalisation is None and overrides.clip is None and overrides.equalise_gamma is None:
         own = zip(like.channels, fingerprint.channel_names, fingerprint.whole_intensity, strict=True)
         channels = tuple(
             channel.model_copy(update={"name": name, "training_range": (whole.min, whole.max)})
@@ -182,11 +185,15 @@ def _like(like: Plan, fingerprint: Fingerprint, overrides: PlanOverrides, common
     else:
         channels, channel_reasons = plan_channels(fingerprint, overrides)
         reasons += ["The channels are normalised for this dataset, since they differ.", *channel_reasons]
+    to_rgb = like.channel_copies > 1 if overrides.grey_to_rgb is None else overrides.grey_to_rgb
+    copies, copies_reasons = plan_channel_copies(len(channels), to_rgb)
+    reasons += copies_reasons
     mirror_axes, mirror_reason = _mirroring(fingerprint, overrides, like.transpose)
     content = {
         **like.model_dump(),
         **common,
         "channels": channels,
+        "channel_copies": copies,
         "mirror_axes": mirror_axes,
         "default_config": overrides.default_config or like.default_config,
         "default_scale": overrides.default_scale or like.default_scale,

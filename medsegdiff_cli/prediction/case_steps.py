@@ -99,7 +99,7 @@ def read_case(job: PredictionJob, case: InputCase) -> ReadCase:
     model = job.models[0]
     if _is_done(job, case.case, key):
         return ReadCase(case, key, digests)
-    image = read_channels(case.images, n_channels=model.method.task.in_channels)
+    image = read_channels(case.images, n_channels=len(model.plan.channels))
     if image.geometry.n_dims != model.plan.n_dims_of_images:
         raise InputDataError(
             f"the image has {image.geometry.n_dims} axes, the model was trained on {model.plan.n_dims_of_images}",

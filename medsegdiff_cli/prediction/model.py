@@ -55,7 +55,7 @@ def task_of(plan: Plan, config: str) -> Task:
     scheme = plan.label_scheme()
     return Task(
         n_dims=len(plan.configuration(config)[1].patch_size_voxels),
-        in_channels=len(plan.channels),
+        in_channels=plan.n_network_channels,
         class_names=scheme.class_names,
         classes_are_exclusive=scheme.classes_are_exclusive,
         ignore=scheme.ignore_value is not None,

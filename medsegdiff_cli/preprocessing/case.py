@@ -61,8 +61,11 @@ class CaseJob:
         """Return the key of the entry for inputs of these digests (by role)."""
         # Lists keep the order of classes, which a digest of a mapping would lose.
         scheme = [list(item) if isinstance(item, tuple) else item for item in asdict(self.scheme).values()]
+        settings = asdict(self.settings)
+        if settings["channel_copies"] == 1:
+            del settings["channel_copies"]  # stores are older than this setting
         return atomic.digest_of_content(
-            {"format": _FORMAT_VERSION, "inputs": digests, "settings": asdict(self.settings), "labels": scheme}
+            {"format": _FORMAT_VERSION, "inputs": digests, "settings": settings, "labels": scheme}
         )
 
 

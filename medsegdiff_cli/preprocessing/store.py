@@ -108,7 +108,7 @@ def _bring_up_to_date(
 def forecast_store_bytes(fingerprint: Fingerprint, plan: Plan, config: str | None) -> int:
     """Return about how many bytes the store of training and unlabelled cases takes on the disk."""
     settings = transform_settings(plan, config)
-    n_voxel_bytes = len(settings.channels) * np.dtype(settings.store_dtype).itemsize
+    n_voxel_bytes = len(settings.channels) * settings.channel_copies * np.dtype(settings.store_dtype).itemsize
     total = 0
     for case in fingerprint.cases:
         if case.part not in ("Tr", "Un"):

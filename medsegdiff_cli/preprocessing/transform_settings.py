@@ -32,5 +32,6 @@ def transform_settings(plan: Plan, config: str | None) -> TransformSettings:
         keep_aspect=plan.keep_aspect,
         interpolation=plan.interpolation,
         centre_crop=plan.centre_crop,
+        channel_copies=plan.channel_copies,
         store_dtype=configuration.store_dtype,
     )

@@ -150,7 +150,7 @@ def _batches(model: LoadedModel, images: Path, labels: Path) -> Iterator[_Images
     for first in range(0, len(files), _BATCH):
         chosen, arrays, masks = files[first : first + _BATCH], [], []
         for file in chosen:
-            image = read_channels((file,), n_channels=model.method.task.in_channels)
+            image = read_channels((file,), n_channels=len(model.plan.channels))
             native = read_label(labels / file.name).array[0]
             transformed = forward(image, transform, label=native)
             assert transformed.label is not None

@@ -209,3 +209,65 @@ def test_rotation_ranges_are_those_of_nnunet(patch: tuple[int, ...], degrees: fl
     angles = np.rad2deg([augmenter.draw(np.random.default_rng(seed)).angles_rad for seed in range(60)])
     assert angles.shape[1] == n_angles
     assert 0.85 * degrees < np.abs(angles).max() <= degrees
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_a_recipe_may_name_mirror_axes_of_its_own(axes: tuple[int, ...]) -> None:
+    ramp = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+    augmenter = Augmenter(settings(mirror=True, mirror_axes=axes), (4, 6), ())
+    drawn = augmenter.draw(np.random.default_rng(0))
+    results = {augmenter(ramp.copy(), None, drawn, seed)[0].tobytes() for seed in range(40)}
+    ways = [np.flip(ramp, [axis + 1 for axis in axes if axis in chosen]) for chosen in ((), (0,), (1,), (0, 1))]
+    assert results == {np.ascontiguousarray(way).tobytes() for way in ways}
+
+
+def test_mirror_axes_that_a_patch_does_not_have_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="cannot be mirrored"):
+        Augmenter(settings(mirror=True, mirror_axes=(2,)), (4, 6), ())
+    assert Augmenter(settings(mirror_axes=(0, 1)), (4, 6), (0,))._intensity == [], "mirror: false switches it off"
+
+
+@pytest.mark.parametrize("patch", [(40, 50), (20, 24, 30)])
+def test_what_is_left_between_the_borders_is_stretched_to_the_patch(patch: tuple[int, ...]) -> None:
+    augmenter = Augmenter(settings(p_border_crop=1.0, border_crop=0.2), patch, ())
+    # The position of each voxel's middle, from 0 to 1 along each axis.
+    axes = np.meshgrid(*((np.arange(edge) + 0.5) / edge for edge in patch), indexing="ij")
+    image, label = np.stack(axes).astype(np.float32), (axes[0] > 0.5).astype(np.uint8)[None]
+    for seed in range(5):
+        drawn = augmenter.draw(np.random.default_rng(seed))
+        assert drawn.margins_voxels == (0,) * len(patch)
+        moved, moved_label = augmenter(image, label, drawn, seed)
+        for axis, (low, high) in enumerate(drawn.border_crop):
+            assert 0 <= low <= 0.2
+            assert 0 <= high <= 0.2
+            expected = low + (1 - low - high) * axes[axis]
+            # The patch's own outermost middles bound what can be read.
+            half = 0.5 / patch[axis]
+            assert np.allclose(moved[axis], expected.clip(half, 1 - half), atol=1e-5)
+        assert moved_label is not None
+        clear = np.abs(moved[0] - 0.5) > 1.0 / patch[0]
+        assert np.array_equal(moved_label[0].astype(bool)[clear], (moved[0] > 0.5)[clear])
+
+
+def test_borders_are_drawn_for_every_side_within_the_range_and_disturb_no_other_draw() -> None:
+    plain, cropping = (Augmenter(settings(p_rotation=0.5, p_border_crop=p), (16, 16), ()) for p in (0.0, 0.5))
+    drawn = [(plain.draw(np.random.default_rng(s)), cropping.draw(np.random.default_rng(s))) for s in range(400)]
+    assert all((a.angles_rad, a.scale, a.border_crop) == (b.angles_rad, b.scale, ()) for a, b in drawn)
+    shares = np.array([b.border_crop for _, b in drawn if b.border_crop])
+    # 200 +- 40 (4 sigma of a binomial).
+    assert 160 <= len(shares) <= 240
+    assert shares.min() >= 0
+    assert 0.045 < shares.max() <= 0.05
+    assert np.allclose(shares.mean(axis=0), 0.025, atol=0.005)
+    assert AugmentationSettings.model_validate({**NONE, "p_border_crop": 0.1}).changes_images
+
+
+@pytest.mark.parametrize("patch", [(40, 48), (24, 20, 32), (4, 32, 32)])
+def test_a_border_crop_goes_with_rotation_and_meets_no_edge(patch: tuple[int, ...]) -> None:
+    augmenter = Augmenter(settings(p_rotation=1.0, p_scaling=1.0, p_border_crop=1.0), patch, ())
+    for seed in range(4):
+        drawn = augmenter.draw(np.random.default_rng(seed))
+        shape = tuple(edge + 2 * margin for edge, margin in zip(patch, drawn.margins_voxels, strict=True))
+        image, _ = augmenter(np.ones((1, *shape), np.float32), None, drawn, 0)
+        assert image.shape == (1, *patch)
+        assert np.allclose(image, 1, atol=1e-6)

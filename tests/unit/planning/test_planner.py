@@ -15,6 +15,8 @@ from medsegdiff_cli.errors import ResourceError, UsageError
 from medsegdiff_cli.planning.nnunet_cost import nnunet_cost
 from medsegdiff_cli.planning.overrides import PlanOverrides
 from medsegdiff_cli.planning.planner import make_plan, measured_cost
+from medsegdiff_cli.prediction.model import task_of
+from medsegdiff_cli.preprocessing.transform_settings import transform_settings
 
 GB = 2**30
 STATISTICS = IntensityStatistics(
@@ -243,6 +245,36 @@ def test_a_range_to_clip_to_goes_with_every_channel() -> None:
     for wrong in ((362, -991), (5, 5)):
         with pytest.raises(UsageError, match="cannot be clipped"):
             _plan(_volumes(), clip=wrong)
+
+
+def test_equalisation_goes_with_every_channel_and_a_scheme_that_takes_ranks() -> None:
+    plan = _plan(_photographs((64, 64)), normalisation="rescale_minus1_1", equalise_gamma=0.5, clip=(0, 200))
+    assert plan.channels[0].statistics == {"clip_low": 0, "clip_high": 200, "equalise_gamma": 0.5}
+    assert "equalised to 0 ... 1 and taken to the power 0.5" in _said(plan)
+    for scheme in ("ct", "zscore_dataset", "rgb_0_1"):
+        with pytest.raises(UsageError, match=f"{scheme}.*ranks"):
+            _plan(_photographs((64, 64)), normalisation=scheme, equalise_gamma=0.5)
+    for wrong in (0.0, -1.0):
+        with pytest.raises(ValueError, match="equalise_gamma"):
+            _plan(_photographs((64, 64)), equalise_gamma=wrong)
+
+
+def test_grey_images_may_go_as_three_channels_and_colours_as_they_are() -> None:
+    grey = _plan(_photographs((64, 64)), grey_to_rgb=True)
+    assert (len(grey.channels), grey.channel_copies, grey.n_network_channels) == (1, 3, 3)
+    assert "three times" in _said(grey)
+    assert task_of(grey, "2d").in_channels == transform_settings(grey, "2d").channel_copies == 3
+    plain = _plan(_photographs((64, 64)))
+    assert (plain.channel_copies, plain.n_network_channels) == (1, 1)
+    assert grey.digest() != plain.digest()
+    photographs = _photographs((64, 64))
+    colours = photographs.model_copy(update={"channel_names": ("R", "G", "B"), "whole_intensity": (STATISTICS,) * 3})
+    assert _plan(colours, grey_to_rgb=True).n_network_channels == 3
+    # A plan like another one treats the channels like it, too.
+    assert _plan(photographs, like=grey).channel_copies == 3
+    assert _plan(photographs, like=grey, grey_to_rgb=False).channel_copies == 1
+    assert _plan(photographs, like=plain).channel_copies == 1
+    assert _plan(colours, like=grey).channel_copies == 1
 
 
 @pytest.mark.parametrize(("kept", "use_mask"), [(0.74, True), (0.76, False)])

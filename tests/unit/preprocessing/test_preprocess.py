@@ -93,6 +93,8 @@ def test_a_file_that_may_still_change_is_not_judged_by_its_time(
     [
         ({"channels": [{"name": "T1", "normalisation": "rescale_0_1"}]}, True),
         ({"crop": "nonzero"}, True),
+        ({"channel_copies": 3}, True),
+        ({"channel_copies": 1}, False),
         ({"labels": {"background": 0, "b": 200, "a": 100, "c": 300}}, True),
         ({"explanation": ["because"], "mirror_axes": (0,), "memory_bytes": 2}, False),
     ],
