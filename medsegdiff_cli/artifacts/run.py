@@ -26,7 +26,9 @@ class RunRecord(StrictModel):
 
     Attributes:
         fold: "0", "1", ... or "all".
-        train_cases, val_cases: labelled cases used (after `--cases`), and the fold's validation cases.
+        train_cases, val_cases: cases trained on (of labelled ones those that `--cases` leaves), and the fold's
+            validation cases.
+        hidden_labels: of `train_cases`, those that `--cases` leaves to a pretraining as images without labels.
         unlabelled_test_overlap: the dataset's word, where this run or the one it starts from saw unlabelled images;
             printed beside every score when "allowed".
         validation_labels_used_for_selection: how many validation labels chose the weights.
@@ -46,6 +48,7 @@ class RunRecord(StrictModel):
     recipe_digest: str
     train_cases: tuple[str, ...]
     val_cases: tuple[str, ...]
+    hidden_labels: tuple[str, ...] = ()
     unlabelled_test_overlap: str = "refused"
     validation_labels_used_for_selection: int = 0
     parent: dict[str, str] = Field(default_factory=dict)

@@ -5,7 +5,7 @@ A sample depends on its number, the seed and the settings only: never on workers
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ class PatchSettings:
         supervision: "none" never looks at labels, not even to choose a patch; "partial" mixes labelled and unlabelled
             cases; "full" demands a label for every case.
         views: how many differently augmented views of each patch are made.
+        hidden_labels: cases that count as unlabelled, whatever the store has.
     """
 
     patch_size: tuple[int, ...]
@@ -56,6 +57,7 @@ class PatchSettings:
     slices_2d: bool = False
     supervision: Literal["none", "partial", "full"] = "full"
     views: int = 1
+    hidden_labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,11 @@ class PatchDataset(Dataset[Sample]):
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        stored = self.store.read(name, with_label=self.settings.supervision != "none")
+        is_hidden = name in self.settings.hidden_labels
+        stored = self.store.read(name, with_label=self.settings.supervision != "none" and not is_hidden)
+        if is_hidden:  # where its foreground lies is part of the label
+            shown = {key: value for key, value in stored.properties.items() if key != "foreground_slices"}
+            stored = replace(stored, properties=shown)
         if stored.label is None and self.settings.supervision == "full":
             raise InputDataError(
                 f"case '{name}' has no label, but the stage needs one for every case",

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,7 @@ def make_batches(
     workers: int = 0,
     supervision: Literal["none", "partial", "full"] = "full",
     views: int = 1,
+    hidden_labels: Collection[str] = (),
 ) -> Iterator[Batch]:
     """Return the batches of the steps `start_step` ... `steps - 1`.
 
@@ -64,6 +65,7 @@ def make_batches(
         foreground_share, drop_empty_slices: ignored without supervision, which must not look at labels.
         steps: number of the stage's steps, counted from 0 whatever `start_step` is.
         workers: processes that make batches ahead; 0 makes them here.
+        hidden_labels: cases that count as unlabelled under partial supervision.
 
     Raises:
         UsageError: more ranks than patches in a batch.
@@ -90,6 +92,7 @@ def make_batches(
         slices_2d=slices_2d,
         supervision=supervision,
         views=views,
+        hidden_labels=frozenset(hidden_labels),
     )
     dataset = PatchDataset(store, cases, scheme, settings)
     numbers = _SampleNumbers(start_step, steps, batch_size, rank, world_size)

@@ -26,6 +26,8 @@ from medsegdiff_cli.cli.shell import (
     verb,
 )
 from medsegdiff_cli.cli.train import (
+    CasesOption,
+    CountOption,
     FoldOption,
     MaxTimeOption,
     NameOption,
@@ -48,6 +50,8 @@ def pretrain(
     dataset_option: DatasetOption = None,
     config: ConfigOption = None,
     fold: FoldOption = "0",
+    cases: CasesOption = None,
+    count: CountOption = "groups",
     scale: ScaleOption = None,
     preset: PresetOption = "recommended",
     recipe: RecipeOption = None,
@@ -68,6 +72,7 @@ def pretrain(
     """Pretrain on unlabelled images and the fold's training images.
 
     `diffusion` never looks at labels; `hybrid` does where there are any; `supervised` takes labelled images only.
+    With --cases, `hybrid` takes the other training images without their labels.
     The run, `pretrain-OBJECTIVE__CONFIG/fold_K`, serves every method and number of labels that starts from it.
     A picture of what was learnt, `samples.png`, is drawn at the end, where the objective generates images.
 
@@ -88,6 +93,8 @@ def pretrain(
         workspace=open_workspace(workspace),
         config=config,
         fold=fold,
+        cases=cases,
+        count=count,
         scale=scale,
         plans_name=plans_name,
         overrides=parse_pairs(overrides, "=", "--set"),

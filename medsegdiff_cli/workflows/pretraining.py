@@ -59,21 +59,23 @@ def pretraining_of(request: TrainRequest) -> TrainRequest | None:
     """Return the request of the pretraining that a method starts from by default; None when there is none to make.
 
     A pretraining is shared by methods, label budgets and seeds: it keeps seed 0 and takes only those of the request's
-    `--set` that are its own (see `of_pretraining`).
+    `--set` that are its own (see `of_pretraining`). One that sees labels must not see more of them than the method: it
+    has the request's label budget, and then its seed, by which the cases are drawn.
     """
     choice = pretraining_choice(request.method, request.recipe, request.preset)
     if choice is None or request.parent is not None:
         return None
+    has_budget = request.cases is not None and sees_labels(choice.method)
     return replace(
         request,
         method=choice.method,
         recipe=None if choice.recipe == choice.method else choice.recipe,
         preset=choice.preset,
         overrides=of_pretraining(request.overrides, request.method),
-        cases=None,
-        count="groups",
+        cases=request.cases if has_budget else None,
+        count=request.count if has_budget else "groups",
         selection=None,
-        seed=0,
+        seed=request.seed if has_budget else 0,
         name=None,
         overwrite=False,
     )

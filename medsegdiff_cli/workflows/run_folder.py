@@ -37,7 +37,7 @@ def open_run_folder(
         existing = read_run(folder)
         differences = [f"plan: {key}" for key in changed_keys(read_plan(folder / RUN_PLAN), plan)]
         differences += [f"recipe: {key}" for key in changed_keys(read_resolved_recipe(folder / RUN_RECIPE), recipe)]
-        for key in ("seed", "train_cases", "val_cases", "parent"):
+        for key in ("seed", "train_cases", "val_cases", "hidden_labels", "parent"):
             if getattr(existing, key) != getattr(record, key):
                 differences.append(key)
         if differences:

@@ -43,6 +43,7 @@ from medsegdiff_cli.workflows.pretraining import (
     of_method,
     of_pretraining,
     pretraining_cases,
+    sees_labels,
     sees_unlabelled,
 )
 from medsegdiff_cli.workflows.provenance import command_line, versions
@@ -113,7 +114,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     if request.selection is not None:
         sections["training"]["selection"] = request.selection
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
-    train, val = _cases_of(request, dataset)
+    train, val, hidden = _cases_of(request, dataset)
     _refuse_contradictions(recipe, plan, val)
     if recipe.training.feature_cache:
         _refuse_useless_cache(recipe, task_of(plan, config))
@@ -129,6 +130,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         recipe_digest=recipe.digest(),
         train_cases=train,
         val_cases=val,
+        hidden_labels=hidden,
         unlabelled_test_overlap=_overlap_of(request, dataset),
         validation_labels_used_for_selection=_labels_for_selection(recipe.training, val),
         parent=_provenance_of_parent(request.starts_from),
@@ -301,18 +303,25 @@ def _resolve(
     return patch, recipe.model_copy(update={"method_settings": complete.model_dump(mode="json")})
 
 
-def _cases_of(request: TrainRequest, dataset: DatasetFolder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _cases_of(
+    request: TrainRequest, dataset: DatasetFolder
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the cases to train on, those to validate on, and of the first those whose labels stay hidden."""
     labelled = [case for case in dataset.cases("Tr") if case.label is not None]
     if not labelled:
         raise InputDataError("the dataset has no labelled case", where=str(dataset.path), fix="add labelsTr")
     fold = splits_of(dataset, request.workspace.preprocessed / dataset.name).fold(request.fold)
-    if is_pretraining(request.method):
-        return pretraining_cases(dataset, fold) if sees_unlabelled(request.method) else tuple(sorted(fold.train)), ()
     groups = {case.case: case.group for case in labelled}
     train = fold.train
     if request.cases is not None:
+        if not sees_labels(request.method):
+            raise UsageError(f"'{request.method}' sees no labels", where="--cases", fix="leave it out")
         train = tuple(sorted(limit_cases(fold.train, groups, request.cases, request.seed, request.count)))
-    return train, fold.val
+    if not is_pretraining(request.method):
+        return train, fold.val, ()
+    if not sees_unlabelled(request.method):
+        return tuple(sorted(train)), (), ()
+    return pretraining_cases(dataset, fold), (), tuple(sorted(set(fold.train) - set(train)))
 
 
 def _provenance_of_parent(parent: Path | None) -> dict[str, str]:

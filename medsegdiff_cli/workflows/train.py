@@ -181,6 +181,7 @@ def _train_one(
             workers=setup.request.workers,
             supervision=stage.supervision,
             views=stage.views,
+            hidden_labels=record.hidden_labels,
         )
 
     result = train_stage(

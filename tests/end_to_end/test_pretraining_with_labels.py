@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from msd_shell import done
+from msd_shell import done, msd
 
 from medsegdiff_cli.methods import denoising
 from medsegdiff_cli.planning import scales
@@ -79,6 +79,16 @@ def test_hybrid_sees_labelled_and_unlabelled_images_and_says_its_lambda(workspac
     lines = [json.loads(line) for line in (fold / "metrics.jsonl").read_text().splitlines()]
     assert all(set(line["terms"]) == {"image", "mask"} for line in lines)
     assert (fold / "samples.png").is_file()
+
+
+def test_a_label_budget_hides_the_other_labels(workspace, hybrid):
+    done("pretrain", "hybrid", 1, "--cases", 1, "--seed", 1, "--set", "steps=1", *WORK, "--workspace", workspace)
+    _, all_labels, _ = run_of(workspace, "pretrain-hybrid__2d")
+    _, record, _ = run_of(workspace, "pretrain-hybrid__2d__n1__seed1__steps-1")
+    assert record["train_cases"] == all_labels["train_cases"]
+    assert (len(record["hidden_labels"]), all_labels["hidden_labels"]) == (3, [])
+    refused = msd("pretrain", "diffusion", 1, "--cases", 1, *WORK, "--workspace", workspace)
+    assert (refused.code, "'pretrain-diffusion' sees no labels" in refused.stderr) == (2, True)
 
 
 def test_supervised_pretraining_sees_labelled_images_only(workspace, supervised):

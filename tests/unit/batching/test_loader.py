@@ -215,6 +215,22 @@ def test_partial_supervision_marks_unlabelled_images_as_not_annotated(
     assert {case.split("_")[0] for batch in found for case in batch.case_ids} == {"case", "unlabelled"}
 
 
+def test_a_hidden_label_is_as_good_as_none(tmp_path: Path) -> None:
+    image, label = np.random.default_rng(0).normal(size=(1, 6, 8, 8)).astype(np.float16), np.zeros((6, 8, 8), np.uint8)
+    label[4, 3, 3] = 1
+    found = []
+    for name, given in (("with", label), ("without", None)):
+        store = PreprocessedStore(tmp_path / name)
+        write_case(store, "a", given, image)
+        kind = {"patch_size": (4, 4), "slices_2d": True, "drop_empty_slices": True, "foreground_share": 1.0}
+        found.append(batches_of(store, supervision="partial", hidden_labels=["a"], **kind))
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first.image, second.image)
+        assert torch.equal(first.label, second.label)
+        assert not first.valid.any()
+        assert not second.valid.any()
+
+
 def test_what_cannot_be_trained_on_is_refused(make_store: Callable[..., PreprocessedStore]) -> None:
     store = make_store(n=0, unlabelled=1)
     with pytest.raises(InputDataError, match=r"unlabelled_0.*no label"):
