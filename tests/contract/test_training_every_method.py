@@ -201,9 +201,14 @@ def test_two_cases_are_learnt_by_heart(variant, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [v for v in variants(regions=False) if v.n_dims == 2], ids=str)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in variants(regions=False) if v.n_dims == 2 or not METHODS[v.name].objectives],
+    ids=str,
+)
 def test_labels_of_other_cases_teach_nothing(variant, tmp_path):
-    shape, n_cases = SHAPES[2], 24
+    shape, n_cases = SHAPES[variant.n_dims], 24
     cases = [organs(number, shape) for number in range(2 * n_cases)]
     images = torch.stack([image for image, _ in cases])
     labels = torch.stack([label for _, label in cases])
