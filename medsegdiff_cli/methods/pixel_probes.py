@@ -81,6 +81,7 @@ class PixelProbes(Method):
     stages = (Stage(name="finetune", supervision="full", trains=("classifier",), effort=0.25),)
     inherited = DenoisingSettings
     pretrained = ("network",)
+    outputs = ("image",)
 
     def __init__(self, task: Task, settings: PixelProbesSettings) -> None:
         super().__init__(task, settings)

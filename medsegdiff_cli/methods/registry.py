@@ -48,6 +48,7 @@ class Entry(Generic[T]):
 _SMALL_STEPS = (1, 10, 25, 50, 200, 400, 600, 800)
 _MASK_DIFFUSION = "medsegdiff_cli.methods.mask_diffusion:MaskDiffusion"
 _PIXEL_PROBES = "medsegdiff_cli.methods.pixel_probes:PixelProbes"
+_VANILLA = "medsegdiff_cli.methods.vanilla:Vanilla"
 
 METHODS: "dict[str, Entry[Method]]" = {
     "supervised": Entry(
@@ -82,6 +83,36 @@ METHODS: "dict[str, Entry[Method]]" = {
         "Rosnati et al. 2023, appendix B",
         preset={"timesteps": (1,), "shared": True, "hidden": (), "l2": 1e-4},
         objectives=("diffusion",),
+    ),
+    "vanilla": Entry(
+        _VANILLA,
+        "Network of any pretraining on clean images, at its least-noise timestep; without --from, from scratch",
+        "Rousseau et al. 2024 (PTDR)",
+    ),
+    "ptdr": Entry(
+        _VANILLA,
+        "Vanilla fine-tuning of a diffusion model",
+        "Rousseau et al. 2024 (PTDR)",
+        objectives=("diffusion",),
+    ),
+    "hybrid": Entry(
+        _VANILLA,
+        "Vanilla fine-tuning of a diffusion model that also predicted masks",
+        "Sauvalle & Salzmann 2024",
+        objectives=("hybrid",),
+    ),
+    "transfer": Entry(
+        _VANILLA,
+        "Vanilla fine-tuning of a network that was trained on labels",
+        "Sauvalle & Salzmann 2024, Table 2",
+        objectives=("supervised",),
+    ),
+    "hybrid-ledm": Entry(
+        _PIXEL_PROBES,
+        "LEDM on the features of a diffusion model that also predicted masks",
+        "Sauvalle & Salzmann 2024, Table 2",
+        preset={"timesteps": (50, 150, 250), "shared": False},
+        objectives=("hybrid",),
     ),
     "recycling": Entry(
         _MASK_DIFFUSION,

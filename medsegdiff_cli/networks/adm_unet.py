@@ -95,6 +95,10 @@ class ADMUNet(TappedUNet):
 
     settings: ADMSettings
     input_layer: ClassVar[str] = "input_blocks.0.0"
+    output_layer: ClassVar[str] = "out.2"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("time_embed", "input_blocks")
+    middle_parts: ClassVar[tuple[str, ...]] = ("middle_block",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("output_blocks", "out")
 
     def __init__(self, settings: ADMSettings) -> None:
         super().__init__()

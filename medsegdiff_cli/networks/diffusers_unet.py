@@ -77,6 +77,10 @@ class DiffusersUNet(TappedUNet):
 
     settings: DiffusersUNetSettings
     input_layer: ClassVar[str] = "unet.conv_in"
+    output_layer: ClassVar[str] = "unet.conv_out"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("unet.time_embedding", "unet.conv_in", "unet.down_blocks")
+    middle_parts: ClassVar[tuple[str, ...]] = ("unet.mid_block",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("unet.up_blocks", "unet.conv_norm_out", "unet.conv_out")
 
     def __init__(self, settings: DiffusersUNetSettings) -> None:
         super().__init__()

@@ -93,6 +93,10 @@ class ImgXUNet(TappedUNet):
 
     settings: ImgXSettings
     input_layer: ClassVar[str] = "stem.0"
+    output_layer: ClassVar[str] = "out"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("stem", "down_levels", "downsamplers")
+    middle_parts: ClassVar[tuple[str, ...]] = ("bottom",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("up_levels", "upsamplers", "out")
 
     def __init__(self, settings: ImgXSettings) -> None:
         super().__init__()

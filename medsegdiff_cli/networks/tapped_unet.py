@@ -17,6 +17,14 @@ class TappedUNet(nn.Module):
     settings: Any
     input_layer: ClassVar[str]
     """The layer whose shape depends on the image's channels (see `networks.transfer`)."""
+    output_layer: ClassVar[str]
+    """The layer whose rows are the output's channels."""
+    encoder_parts: ClassVar[tuple[str, ...]]
+    """Submodules that come before the coarsest features, the embedding of the timestep among them."""
+    middle_parts: ClassVar[tuple[str, ...]]
+    """Submodules that work on the coarsest features."""
+    decoder_parts: ClassVar[tuple[str, ...]]
+    """Submodules that come after the coarsest features, the output layer among them."""
 
     @property
     @abstractmethod

@@ -92,6 +92,10 @@ class TEDMUNet(TappedUNet):
 
     settings: TEDMSettings
     input_layer: ClassVar[str] = "stem"
+    output_layer: ClassVar[str] = "out"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("time_embed", "stem", "down_levels", "down_resamplers")
+    middle_parts: ClassVar[tuple[str, ...]] = ("middle",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("up_levels", "up_resamplers", "final", "out")
 
     def __init__(self, settings: TEDMSettings) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Transfer: what of a trained network's weights fits another one, tensor by tensor, for a table that people read.
 
-Used when the datasets differ: other image channels change the input layer, other classes the output layer. A network
-names the first by a class attribute `input_layer`, the name of one of its submodules.
+Used when the datasets or the aims differ: other image channels change the input layer, other classes the output layer,
+and a network that says an image has other rows there than one that says classes. A network names these layers by class
+attributes `input_layer` and `output_layer`, names of its submodules.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,9 @@ class TransferRow:
 
     Attributes:
         name: of the tensor.
-        status: `loaded` as it is; `adapted` to another number of image channels; `new`, kept at its initial value,
-            because the source has none of that name and shape; `unused`, a tensor of the source without a place.
+        status: `loaded` as it is; `adapted` to another number of image channels, or from some rows of the source's
+            output layer; `new`, kept at its initial value, because the source has none of that name, shape and
+            meaning; `unused`, a tensor of the source without a place.
         source_shape, target_shape: None where it does not exist.
     """
 
@@ -45,7 +47,12 @@ class Transfer:
     coverage: float
 
 
-def adapt_state(state: Mapping[str, Tensor], target: nn.Module, counted: tuple[str, ...] = ("",)) -> Transfer:
+def adapt_state(
+    state: Mapping[str, Tensor],
+    target: nn.Module,
+    counted: tuple[str, ...] = ("",),
+    output_rows: slice | None = slice(None),
+) -> Transfer:
     """Return what of `state` the `target` can take; the caller decides which coverage is enough.
 
     Tensors equal in name and shape are taken. An input layer with another number of channels gets the mean over the
@@ -54,24 +61,30 @@ def adapt_state(state: Mapping[str, Tensor], target: nn.Module, counted: tuple[s
 
     Args:
         counted: prefixes of the names that the coverage counts.
+        output_rows: rows of the source's output layer that mean what the target's do; None: it has none.
     """
-    adaptable = {f"{name}.weight" for name in _input_layers(target)}
+    adaptable = {f"{name}.weight" for name in input_layers(target)}
+    outputs = {f"{name}.{part}" for name in _layers(target, "output_layer") for part in ("weight", "bias")}
     fitted: dict[str, Tensor] = {}
     rows: list[TransferRow] = []
     n_covered = n_total = 0
     for name, present in target.state_dict().items():
-        source = state.get(name)
+        found = source = state.get(name)
+        if found is not None and name in outputs:
+            source = None if output_rows is None else found[output_rows]
         status = _status(source, present, name in adaptable)
+        if status == "loaded" and found is not None and found.shape != present.shape:
+            status = "adapted"
         if source is None or status == "new":
             fitted[name] = present
-        elif status == "adapted":
+        elif status == "adapted" and name in adaptable:
             fitted[name] = _with_channels(source, present.shape[1]).to(present)
         else:
             fitted[name] = source.to(present)
         if name.startswith(counted):
             n_total += present.numel()
             n_covered += present.numel() if status != "new" else 0
-        source_shape = None if source is None else tuple(source.shape)
+        source_shape = None if found is None else tuple(found.shape)
         rows.append(TransferRow(name=name, status=status, source_shape=source_shape, target_shape=tuple(present.shape)))
     for name in state:
         if name not in fitted:
@@ -96,8 +109,13 @@ def _with_channels(weight: Tensor, n_channels: int) -> Tensor:
     return shared.expand(-1, n_channels, *(-1,) * (weight.ndim - 2)).contiguous()
 
 
-def _input_layers(target: nn.Module) -> Iterator[str]:
+def input_layers(target: nn.Module) -> Iterator[str]:
+    """Yield the names of the layers whose second axis are the image's channels."""
+    return _layers(target, "input_layer")
+
+
+def _layers(target: nn.Module, kind: str) -> Iterator[str]:
     for prefix, module in target.named_modules():
-        layer = getattr(module, "input_layer", None)
+        layer = getattr(module, kind, None)
         if isinstance(layer, str):
             yield f"{prefix}.{layer}" if prefix else layer

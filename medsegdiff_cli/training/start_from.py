@@ -2,10 +2,12 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medsegdiff_cli.artifacts.checkpoint import checkpoint_exists, read_checkpoint
 from medsegdiff_cli.artifacts.recipe import read_resolved_recipe
@@ -13,7 +15,8 @@ from medsegdiff_cli.artifacts.run import find_folds
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.methods.base import Method
-from medsegdiff_cli.networks.transfer import Transfer, TransferRow, adapt_state
+from medsegdiff_cli.methods.registry import find_trainable
+from medsegdiff_cli.networks.transfer import Transfer, TransferRow, adapt_state, input_layers
 from medsegdiff_cli.paths import CHECKPOINTS, RUN_RECIPE
 from medsegdiff_cli.training.checkpoints import LAST
 
@@ -57,7 +60,7 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise IntegrityError(f"'{broken[0]}' holds numbers that are not finite", where=str(path), fix="train it again")
-    transfer = adapt_state(state, method, method.pretrained)
+    transfer = adapt_state(state, method, method.pretrained, output_rows(method, folders[0], state))
     log.info("starting from %s\n%s", folders[0], transfer_table(transfer))
     if transfer.coverage < min_coverage:
         raise UsageError(
@@ -67,6 +70,23 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
         )
     method.load_state_dict(transfer.state)
     return StartingPoint(folder=folders[0], digest=digest_of_file(path.with_suffix(".safetensors")), transfer=transfer)
+
+
+def output_rows(method: Method, parent: Path, state: Mapping[str, Tensor]) -> slice | None:
+    """Return the rows of a run's output layer that speak of what the method's do; None when there are none.
+
+    Args:
+        parent: the run's fold folder.
+        state: its weights.
+    """
+    theirs = find_trainable(read_resolved_recipe(parent / RUN_RECIPE).method).load().outputs
+    if theirs == method.outputs:
+        return slice(None)
+    first = next((state.get(f"{name}.weight") for name in input_layers(method)), None)
+    if theirs != ("image", "classes") or first is None:
+        return None
+    # The image's rows come first, as many as the input has channels.
+    return slice(0, first.shape[1]) if method.outputs == ("image",) else slice(first.shape[1], None)
 
 
 def transfer_table(transfer: Transfer) -> str:

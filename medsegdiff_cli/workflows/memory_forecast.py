@@ -40,14 +40,14 @@ def measure_training(
 def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, ...], batch_size: int) -> StepMemory:
     method_class = find_trainable(name).load()
     settings = validate(method_class.Settings, json.loads(settings_text), f"settings of method '{name}'")
-    stage = method_class.stages[-1]
 
     def build() -> Trainable:
         built = method_class(task, settings)
-        enter_stage(built, stage)
+        enter_stage(built, built.stages[-1])
         return built
 
     def loss(method: Any) -> torch.Tensor:
+        stage = method.stages[-1]
         noise = NoiseSource([(0, index) for index in range(batch_size)])
         return torch.stack(
             list(method.loss(example_batch(task, patch_size, batch_size, stage), stage, noise).values())

@@ -13,6 +13,7 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
+from medsegdiff_cli.methods.backbone import TimedBackboneSettings
 from medsegdiff_cli.methods.registry import (
     METHODS,
     OBJECTIVES,
@@ -125,15 +126,19 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
         return {}
     own = find_trainable(parent.method).load().Settings
     known = validate(own, parent.method_settings, f"settings of '{parent.method}'").model_dump(mode="json")
-    missing = [name for name in inherited.model_fields if name not in known]
+    missing = [name for name in TimedBackboneSettings.model_fields if name not in known]
     if missing:
         raise UsageError(
             f"'{method}' cannot start from a run of '{parent.method}', which has no {missing[0]}",
             where="--from",
-            fix=f"give a run of {pretraining_run_name(method)} (msd pretrain {method} DATASET)",
+            fix=f"give a run of {' or '.join(_objectives_of(method))} (msd pretrain OBJECTIVE DATASET)",
         )
     # A setting that came after the run was made has its default, which is how that run was made.
-    return {name: known[name] for name in inherited.model_fields}
+    return {name: known[name] for name in inherited.model_fields if name in known}
+
+
+def _objectives_of(method: str) -> list[str]:
+    return [f"{PRETRAINING}{name}" for name in find_method(method).objectives or OBJECTIVES]
 
 
 def sees_labels(name: str) -> bool:
@@ -184,9 +189,18 @@ def same_images(cases: Iterable[CaseFiles], others: Iterable[CaseFiles]) -> list
 
 
 def _goes_to_pretraining(key: str, method: str) -> bool:
+    if is_pretraining(method) or not find_method(method).objectives:
+        return False
+    return key.startswith(_OF_PRETRAINING) or comes_with_weights(key, method)
+
+
+def comes_with_weights(key: str, method: str) -> bool:
+    """Return whether a `--set` key is a setting that a run to start from brings along, and nothing may change.
+
+    Raises:
+        UsageError: it is no setting of the method, or of several sections.
+    """
     inherited = _inherited_by(method)
-    if key.startswith(_OF_PRETRAINING):
-        return not is_pretraining(method) and bool(find_method(method).objectives)
     if inherited is None:
         return False
     section, name = locate(key, known_settings(method))

@@ -39,6 +39,7 @@ from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_network, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
 from medsegdiff_cli.workflows.pretraining import (
+    comes_with_weights,
     inherited_settings,
     of_method,
     of_pretraining,
@@ -47,7 +48,14 @@ from medsegdiff_cli.workflows.pretraining import (
     sees_unlabelled,
 )
 from medsegdiff_cli.workflows.provenance import command_line, versions
-from medsegdiff_cli.workflows.recipes import Sections, apply_overrides, load_recipe, planned_by, sections_of
+from medsegdiff_cli.workflows.recipes import (
+    Sections,
+    apply_overrides,
+    load_recipe,
+    planned_by,
+    sections_of,
+    without_effect,
+)
 from medsegdiff_cli.workflows.run_folder import run_folder
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
@@ -105,6 +113,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     config, _ = plan.configuration(request.config)
     scale = request.scale or plan.default_scale
     overrides = of_method(request.overrides, request.method)
+    same = without_effect(overrides, _with_scale(sections, request.method, plan, config, scale)[0], request.method)
     if network := overrides.get("method.network", overrides.get("network")):
         sections["method"] = with_network(request.method, sections["method"], network)
     sections, max_batch = _with_scale(sections, request.method, plan, config, scale)
@@ -144,7 +153,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     )
     return RunSetup(
         request=request,
-        folder=run_folder(request, dataset.name, plan, config, scale),
+        folder=run_folder(request, dataset.name, plan, config, scale, same),
         dataset=dataset,
         plan=plan,
         recipe=recipe,
@@ -161,6 +170,12 @@ def _refuse_contradictions(recipe: ResolvedRecipe, plan: Plan, val: tuple[str, .
             where="--selection",
             fix="use --selection last, or a fold that validates",
         )
+    if recipe.training.validation_samplers and not issubclass(find_trainable(recipe.method).load(), IterativeMethod):
+        raise UsageError(
+            f"'{recipe.method}' does not sample",
+            where="training.validation_samplers",
+            fix="leave it out, or train a method that predicts by sampling",
+        )
 
 
 def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
@@ -169,12 +184,6 @@ def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
     Raises:
         UsageError: they cannot.
     """
-    if recipe.training.validation_samplers and not issubclass(find_trainable(recipe.method).load(), IterativeMethod):
-        raise UsageError(
-            f"'{recipe.method}' does not sample",
-            where="training.validation_samplers",
-            fix="leave it out, or train a method that predicts by sampling",
-        )
     where = "training.feature_cache"
     if is_pretraining(recipe.method):
         raise UsageError(f"'{recipe.method}' has no frozen features to keep", where=where, fix="leave it out")
@@ -199,10 +208,12 @@ def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> 
         planned_parent = read_resolved_recipe(request.starts_from / RUN_RECIPE)
     if planned_parent is None or is_pretraining(request.method):
         return {}
-    foreign = of_pretraining(request.overrides, request.method)
+    own = of_method(request.overrides, request.method)
+    foreign = {*of_pretraining(request.overrides, request.method)}
+    foreign.update(key for key in own if comes_with_weights(key, request.method))
     if request.parent is not None and foreign:
         raise UsageError(
-            f"{', '.join(foreign)}: settled by the run that training starts from",
+            f"{', '.join(sorted(foreign))}: settled by the run that training starts from",
             where="--set",
             fix="leave it out, or start from another run (msd pretrain ... --set ...)",
         )

@@ -139,11 +139,25 @@ def test_a_preset_names_a_pretraining_that_fits(name, preset):
     with torch.device("meta"):
         built = build_trainable(recipe, Task(n_dims=2, in_channels=1, class_names=("background", "organ")))
         pretrained = build_trainable(resolved(choice.recipe, choice.preset, (32, 32)), built.task)
-    # All that the method takes over is there, of the same shape.
+    # All that the method takes over is there, of the same shape; an output layer that says something else is not.
     theirs = {key: value.shape for key, value in pretrained.state_dict().items()}
     mine = {key: value.shape for key, value in built.state_dict().items() if key.startswith(built.pretrained)}
+    if built.outputs != pretrained.outputs:
+        mine = {key: shape for key, shape in mine.items() if f".{built.network.output_layer}." not in key}
     assert mine
     assert mine.items() <= theirs.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "n_millions"),
+    [("pretrain-hybrid", "paper", 138.29), ("hybrid", "paper", 138.29), ("vanilla", "paper", 138.29)],
+)
+def test_the_hybrid_papers_network_has_its_number_of_parameters(name, preset, n_millions):
+    task = Task(n_dims=2, in_channels=3, class_names=("background", "lesion"))
+    recipe = resolved(name, preset, (256, 256))
+    with torch.device("meta"):
+        built = build_trainable(recipe, task)
+    assert sum(p.numel() for p in built.parameters()) / 1e6 == pytest.approx(n_millions, abs=0.005)
 
 
 @every_recipe

@@ -41,7 +41,7 @@ SHAPES = {2: (32, 32), 3: (16, 24, 24)}
 PRETRAINING_STEPS = 80
 # What is small and on top of a network takes larger steps than a network; a linear classifier the largest.
 LEARNING = {
-    **{name: {"learning_rate": 1e-2} for name in ("tedm", "ledm", "ledme")},
+    **{name: {"learning_rate": 1e-2} for name in ("tedm", "ledm", "ledme", "hybrid-ledm")},
     "step-probe": {"learning_rate": 1e-1, "steps": 160},
     # Told its own estimate, a network has more to learn: until then each step of its walk leads further astray.
     **{name: {"steps": 160} for name in ("self-conditioning", "self-conditioning-next")},
@@ -107,6 +107,10 @@ def test_a_killed_training_equals_an_undisturbed_one_and_two_are_alike(variant, 
         run_stages(variant, tmp_path / name, killed_at=killed_at)
     expected = tensors_of(tmp_path / "first")
     assert {name.split(".")[0] for name in expected} == {"model", "optimiser", "ema", "last"}
+    trained = tuple(prefix for stage in variant.stages for prefix in stage.trains)
+    parameters = dict(build(variant).named_parameters())
+    frozen = [name for name in parameters if not name.startswith(trained)]
+    assert [name for name in frozen if not torch.equal(untouched[name], expected[f"last.model.{name}"])] == []
     for other in ("second", "killed"):
         found = tensors_of(tmp_path / other)
         assert expected.keys() == found.keys()
@@ -180,8 +184,13 @@ def started(variant: Variant) -> Method:
     method: Method = build(variant)
     objectives = METHODS[variant.name].objectives
     if objectives:
-        weights = pretrained(f"{PRETRAINING}{objectives[0]}", variant.n_dims)[0].state_dict()
-        taken = {name: tensor for name, tensor in weights.items() if name.startswith(method.pretrained)}
+        objective = pretrained(f"{PRETRAINING}{objectives[0]}", variant.n_dims)[0]
+        layer = f".{method.network.output_layer}." if method.outputs != objective.outputs else "no layer at all"
+        taken = {
+            name: tensor
+            for name, tensor in objective.state_dict().items()
+            if name.startswith(method.pretrained) and layer not in name
+        }
         assert method.load_state_dict(taken, strict=False).unexpected_keys == []
     return method
 

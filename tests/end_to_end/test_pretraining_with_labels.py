@@ -1,12 +1,15 @@
 """Pretrainings that see labels, through the command line: what they see, and what starts from them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from msd_shell import done, msd
+from safetensors.numpy import load_file
 
 from medsegdiff_cli.methods import denoising
 from medsegdiff_cli.planning import scales
@@ -16,6 +19,7 @@ from medsegdiff_cli.workflows.phantoms import ChestCohort, write_chests
 pytestmark = pytest.mark.xdist_group("pretrained-with-labels")
 
 WORK = ["--workers", 0]
+LAST = "checkpoints/last.safetensors"
 FIRST, SECOND = "Dataset001_Chest", "Dataset002_Other"
 
 
@@ -99,3 +103,56 @@ def test_supervised_pretraining_sees_labelled_images_only(workspace, supervised)
     assert record["val_cases"] == []
     assert recipe["method_settings"]["schedule"]["name"] == "cosine"
     assert not (fold / "samples.png").exists()
+
+
+def test_hybrid_is_fine_tuned_on_another_dataset_from_the_masks_rows(workspace, hybrid):
+    start = workspace / "results" / FIRST / "pretrain-hybrid__2d"
+    outcome = done("finetune", "hybrid", 2, "--from", start, "--cases", 2, "--json", *WORK, "--workspace", workspace)
+    assert re.search(r"network\.out\.weight +adapted +3x\S+ +2x", outcome.stderr)
+    assert "100.0% of the weights" in outcome.stderr
+    fold, record, recipe = run_of(workspace, "hybrid__2d__n2__from-pretrain-hybrid-2d", SECOND)
+    assert (len(record["train_cases"]), record["hidden_labels"]) == (2, [])
+    assert record["parent"]["run"] == "pretrain-hybrid__2d/fold_0"
+    _, _, theirs = run_of(workspace, "pretrain-hybrid__2d")
+    for name in ("network", "model_channels", "channel_mult", "strides", "schedule"):
+        assert recipe["method_settings"][name] == theirs["method_settings"][name]
+    assert "foreground_mean" in outcome.json["validation"]
+    assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_one_pretraining_serves_two_methods_and_a_label_budget_has_its_own(workspace, supervised):
+    said = done("train", "transfer", 1, "--set", "trains=decoder", *WORK, "--workspace", workspace).stderr
+    assert "the pretraining is finished and used again" in said
+    done("train", "transfer", 1, "--cases", 2, *WORK, "--workspace", workspace)
+    fold, first, _ = run_of(workspace, "pretrain-supervised__2d__n2")
+    _, second, _ = run_of(workspace, "transfer__2d__n2")
+    assert first["train_cases"] == second["train_cases"]
+    assert second["parent"]["run"] == "pretrain-supervised__2d__n2/fold_0"
+    frozen, (fold, _, _) = (
+        load_file(fold.parents[1] / "pretrain-supervised__2d" / "fold_0" / LAST),
+        run_of(workspace, "transfer__2d__trains-decoder"),
+    )
+    tuned = load_file(fold / LAST)
+    same = {name for name, tensor in tuned.items() if np.array_equal(tensor, frozen[name])}
+    assert {name for name in tuned if name.startswith(("model.network.down", "model.network.middle"))} <= same
+    assert not {name for name in same if name.startswith("model.network.out.")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["hybrid", "supervised"])
+def test_pixel_classifiers_start_from_pretrainings_with_labels(workspace, hybrid, supervised, objective):
+    start = workspace / "results" / FIRST / f"pretrain-{objective}__2d"
+    done("finetune", "ledm", 2, "--from", start, "--cases", 2, *WORK, "--workspace", workspace)
+    _, record, recipe = run_of(workspace, f"ledm__2d__n2__from-pretrain-{objective}-2d", SECOND)
+    assert record["stages"][0]["status"] == "finished"
+    assert recipe["method_settings"]["distance"] == "l2"
+
+
+def test_vanilla_trains_from_scratch_and_takes_no_other_network_than_its_start(workspace, hybrid):
+    done("train", "vanilla", 2, "--set", "network=adm", *WORK, "--workspace", workspace)
+    _, record, recipe = run_of(workspace, "vanilla__2d__network-adm", SECOND)
+    assert (record["parent"], recipe["method_settings"]["network"]) == ({}, "adm")
+    start = workspace / "results" / FIRST / "pretrain-hybrid__2d"
+    words = ["finetune", "vanilla", 2, "--from", start, "--set", "network=adm", *WORK, "--workspace", workspace]
+    refused = msd(*words)
+    assert (refused.code, "network: settled by the run that training starts from" in refused.stderr) == (2, True)

@@ -26,7 +26,7 @@ def trained_run(folder: Path, selection: str = "last") -> Toy:
     method = toy()
     train(method, folder, settings(4, selection=selection))
     recipe = ResolvedRecipe(
-        method="toy",
+        method="supervised",
         preset="recommended",
         scale="tiny",
         patch_size_voxels=(8, 8),
@@ -39,7 +39,7 @@ def trained_run(folder: Path, selection: str = "last") -> Toy:
     write_resolved_recipe(folder / "recipe.yaml", recipe)
     names = {"dataset": "D", "dataset_path": "D", "plan_digest": "", "recipe_digest": ""}
     record = RunRecord(
-        msd_version="0", method="toy", config="2d", fold="0", seed=0, train_cases=("a",), val_cases=(), **names
+        msd_version="0", method="supervised", config="2d", fold="0", seed=0, train_cases=("a",), val_cases=(), **names
     )
     write_run(folder, record)
     return method

@@ -16,6 +16,7 @@ from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.registry import METHODS
 from medsegdiff_cli.paths import Workspace
 from medsegdiff_cli.workflows.pretraining import (
+    comes_with_weights,
     inherited_settings,
     of_method,
     of_pretraining,
@@ -43,12 +44,26 @@ PRETRAINED = sorted(name for name, entry in METHODS.items() if entry.objectives)
 FOLD = Fold(train=("case_tr_00", "case_tr_01"), val=("case_tr_02",))
 
 
+def of_pretraining_of(method: str) -> dict[str, str]:
+    """Return those of the settings above that a method's pretraining brings along."""
+    known = METHODS[method].load().inherited.model_fields
+    return {key: value for key, value in OF_PRETRAINING.items() if key.rpartition(".")[2] in known}
+
+
+def of_method_of(method: str) -> dict[str, str]:
+    """Return those that are the method's own."""
+    known = {**METHODS[method].load().Settings.model_fields, **TrainingSettings.model_fields}
+    return {key: value for key, value in OF_METHOD.items() if key.rpartition(".")[2] in known}
+
+
 def request_of(method: str, **settings) -> TrainRequest:
     return TrainRequest(method=method, dataset="1", workspace=Workspace(Path("nowhere")), **settings)
 
 
 def test_a_method_stands_for_its_first_objective():
-    assert {pretraining_run_name(name) for name in PRETRAINED} == {"pretrain-diffusion"}
+    firsts = {name: pretraining_run_name(name).removeprefix("pretrain-") for name in PRETRAINED}
+    others = {"hybrid": "hybrid", "hybrid-ledm": "hybrid", "transfer": "supervised"}
+    assert firsts == {name: others.get(name, "diffusion") for name in PRETRAINED}
     assert pretraining_run_name("diffusion") == "pretrain-diffusion"
     assert pretraining_run_name("supervised") == "pretrain-supervised", "the objective, not the method"
     with pytest.raises(UsageError, match="'recycling' starts from no pretraining") as error:
@@ -60,12 +75,15 @@ def test_a_method_stands_for_its_first_objective():
 
 @pytest.mark.parametrize("method", PRETRAINED)
 def test_settings_of_network_and_noise_go_to_the_pretraining_and_all_others_to_the_method(method):
-    given = {**OF_PRETRAINING, **OF_METHOD, "pretrain.steps": "9", "pretrain.training.batch_size": "2"}
-    assert of_pretraining(given, method) == {**OF_PRETRAINING, "steps": "9", "training.batch_size": "2"}
-    assert of_method(given, method) == OF_METHOD
+    first, second = of_pretraining_of(method), of_method_of(method)
+    given = {**first, **second, "pretrain.steps": "9", "pretrain.training.batch_size": "2"}
+    assert len(first) >= 6
+    assert len(second) >= 2
+    assert of_pretraining(given, method) == {**first, "steps": "9", "training.batch_size": "2"}
+    assert of_method(given, method) == second
 
 
-@pytest.mark.parametrize("method", ["supervised", "pretrain-diffusion"])
+@pytest.mark.parametrize("method", ["supervised", "vanilla", "pretrain-diffusion", "pretrain-hybrid"])
 def test_a_training_without_pretraining_keeps_all_settings(method):
     given = {"model_channels": "8", "steps": "3"}
     assert (of_pretraining(given, method), of_method(given, method)) == ({}, given)
@@ -101,6 +119,14 @@ def test_a_pretraining_is_the_same_for_every_seed_label_budget_and_name():
     assert pretraining_of(replace(other, method="ledme")) == before
     assert (before.method, before.config, before.fold) == ("pretrain-diffusion", "2d", "2")
     assert (before.scale, before.plans_name, before.seed, before.overwrite) == ("small", "mine", 0, False)
+
+
+@pytest.mark.parametrize("method", ["hybrid", "transfer", "hybrid-ledm"])
+def test_a_pretraining_that_sees_labels_has_the_methods_label_budget(method):
+    before = pretraining_of(request_of(method, seed=3, name="mine"))
+    assert (before.cases, before.seed, before.name) == (None, 0, None)
+    before = pretraining_of(request_of(method, seed=3, cases=2, count="cases", name="mine"))
+    assert (before.cases, before.count, before.seed, before.name) == (2, "cases", 3, None)
 
 
 def test_another_network_is_another_pretraining():
@@ -154,11 +180,33 @@ def test_network_and_noise_schedule_come_with_the_weights():
     assert inherited_settings("ledm", more) == settings
 
 
+@pytest.mark.parametrize("objective", ["diffusion", "hybrid", "supervised"])
+@pytest.mark.parametrize("method", ["vanilla", "transfer", "tedm"])
+def test_a_method_starts_from_any_pretraining_whose_network_knows_the_time(method, objective):
+    there = resolved(f"pretrain-{objective}", model_channels=24, schedule={"name": "linear", "T": 50})
+    taken = inherited_settings(method, there)
+    assert (taken["model_channels"], taken["schedule"]["T"]) == (24, 50)
+    assert set(taken) <= set(METHODS[method].load().Settings.model_fields)
+
+
+def test_what_comes_with_weights_is_known_of_methods_that_need_none():
+    assert [comes_with_weights(key, "vanilla") for key in ("network", "method.schedule", "trains", "steps")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not comes_with_weights("network", "supervised")
+
+
 def test_a_run_without_noise_schedule_is_no_start():
     settings = METHODS["tedm"].load().inherited().model_dump(mode="json", exclude={"schedule", "distance"})
     there = resolved("supervised", **settings)
     with pytest.raises(UsageError, match="'tedm' cannot start from a run of 'supervised', which has no schedule"):
         inherited_settings("tedm", there)
+    with pytest.raises(UsageError, match="'vanilla' cannot start from") as error:
+        inherited_settings("vanilla", there)
+    assert "pretrain-diffusion or pretrain-hybrid or pretrain-supervised" in error.value.fix
 
 
 def test_a_run_that_is_older_than_a_setting_has_its_default():
