@@ -56,7 +56,7 @@ class Study:
 
 STUDIES = (
     Study("lungs", LUNGS, ("--geometry", "resize", "--size", "64"), ("--config", "2d"), STRATEGIES[2:]),
-    Study("vessels", VESSELS, ("--geometry", "resize", "--size", "256"), ("--config", "2d"), (*STRATEGIES, TWIN)),
+    Study("vessels", VESSELS, ("--geometry", "resize", "--size", "128"), ("--config", "2d"), (*STRATEGIES, TWIN)),
     Study("hippocampus", HIPPOCAMPUS, (), ("--config", "3d"), STRATEGIES[2:]),
 )
 
@@ -195,7 +195,7 @@ the standard deviation over cases, of one training (one seed). The difference to
 case, with a 95 % bootstrap interval over cases. DDPM in 5 steps, 3 draws, their mean (at scale `tiny` one draw).
 
 Hippocampus: fold 0's 12 validation cases, which chose nothing. Lungs (64 x 64): 20 test images. Vessels: 4 test images
-shrunk to 256 x 256, where thin vessels are lost, scored on their own grid.
+shrunk to 128 x 128, where thin vessels are lost, scored on their own grid.
 
 Regenerate this section with `make mask-diffusion DATA=FOLDER`.
 
