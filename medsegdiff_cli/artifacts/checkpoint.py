@@ -96,6 +96,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors=tensors, state=header["state"], digest=header["sha256"])
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file that stands alone, as others publish it.
+
+    Raises:
+        IntegrityError: missing or damaged. ResourceError: the disk fails.
+    """
+    read_tensor_header(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except OSError as problem:
+        raise reading_error(problem, str(path), IntegrityError) from None
+    except SafetensorError as error:
+        raise IntegrityError(f"not readable as safetensors ({error})", where=str(path)) from None
+    return tensors
+
+
 def parse_checkpoint(header: Any, weights: bytes, where: str) -> Checkpoint:
     """Return the checkpoint whose two files were read elsewhere: the parsed JSON, and the tensors' bytes.
 

@@ -76,11 +76,13 @@ class Trainable(nn.Module, ABC):
         stages: in training order; settings may narrow what a stage of an instance trains.
         outputs: what the channels of the network's output layer speak of, in order: so another method or objective
             that starts from the weights knows which rows it can take.
+        n_transitions: how often the network halves the resolution, where no setting `channel_mult` says so.
     """
 
     Settings: ClassVar[type[BaseModel]]
     stages: tuple[Stage, ...]
     outputs: ClassVar[tuple[Output, ...]] = ("classes",)
+    n_transitions: ClassVar[int] = 0
 
     def __init__(self, task: Task, settings: Any) -> None:
         super().__init__()

@@ -144,6 +144,12 @@ METHODS: "dict[str, Entry[Method]]" = {
         "Watson et al. 2023 (RFdiffusion)",
         preset={"strategy": "self-conditioning-next"},
     ),
+    "deeplabv3": Entry(
+        "medsegdiff_cli.methods.deeplabv3:DeepLab",
+        "DeepLabv3 with a ResNet-50, from ImageNet weights in a local file: a baseline of other make",
+        "Chen et al. 2017",
+        n_dims=(2,),
+    ),
 }
 
 OBJECTIVES: "dict[str, Entry[Objective]]" = {

@@ -5,6 +5,8 @@ The network, by default guided diffusion's ADM U-Net, is told no timestep; the l
 (Isensee et al. 2021), with sigmoids and binary cross-entropy for regions.
 """
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -30,24 +32,17 @@ class SupervisedSettings(BackboneSettings):
     batch_dice: bool = False
 
 
-class Supervised(Method):
-    """Image in, class probabilities out."""
+class ImageToClasses(Method):
+    """A network that makes logits of an image, and no more; settings weigh the two terms of its loss."""
 
-    Settings = SupervisedSettings
-    stages = (Stage(name="train", supervision="full"),)
-
-    def __init__(self, task: Task, settings: SupervisedSettings) -> None:
-        super().__init__(task, settings)
-        self.network = build_backbone(
-            settings, n_dims=task.n_dims, in_channels=task.in_channels, out_channels=task.n_classes, use_time=False
-        )
+    network: Any
 
     def loss(self, batch: Batch, stage: Stage, noise: NoiseSource) -> dict[str, Tensor]:
         """Return Dice and cross-entropy of the patches."""
         if batch.label is None:
             raise ValueError("supervised training needs labels")
         return dice_and_cross_entropy(
-            self.network(batch.image, None),
+            self.network(batch.image),
             batch.label,
             batch.valid,
             exclusive=self.task.classes_are_exclusive,
@@ -58,7 +53,7 @@ class Supervised(Method):
 
     def predict(self, prepared: Tensor, noise: NoiseSource, sampling: Sampling) -> Tensor:
         """Return the one member's probabilities (batch, 1, class, *spatial)."""
-        logits = self.network(prepared, None).float()
+        logits = self.network(prepared).float()
         probabilities = torch.softmax(logits, 1) if self.task.classes_are_exclusive else torch.sigmoid(logits)
         return probabilities[:, None]
 
@@ -66,3 +61,16 @@ class Supervised(Method):
     def divisor(self) -> tuple[int, ...]:
         """The network's total stride per axis."""
         return tuple(self.network.divisor)
+
+
+class Supervised(ImageToClasses):
+    """Image in, class probabilities out."""
+
+    Settings = SupervisedSettings
+    stages = (Stage(name="train", supervision="full"),)
+
+    def __init__(self, task: Task, settings: SupervisedSettings) -> None:
+        super().__init__(task, settings)
+        self.network = build_backbone(
+            settings, n_dims=task.n_dims, in_channels=task.in_channels, out_channels=task.n_classes, use_time=False
+        )

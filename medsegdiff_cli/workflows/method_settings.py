@@ -45,7 +45,8 @@ def known_to(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def transitions_of(method: str, settings: Mapping[str, Any]) -> int:
     """Return how many times the method's network changes resolution; 0 for one that keeps it."""
-    fields = find_trainable(method).load().Settings.model_fields
+    loaded = find_trainable(method).load()
+    fields = loaded.Settings.model_fields
     if "channel_mult" not in fields:
-        return 0
+        return loaded.n_transitions
     return len(settings.get("channel_mult", fields["channel_mult"].default)) - 1

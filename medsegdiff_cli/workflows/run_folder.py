@@ -137,8 +137,8 @@ def _shortened(part: str) -> str:
 
 
 def _for_file_name(value: str) -> str:
-    """Return `[1, 2]` as `1_2`."""
-    return re.sub(r"[^\w.+-]+|_+", "_", value).strip("_")
+    """Return `[1, 2]` as `1_2`, and a file's path as its name."""
+    return re.sub(r"[^\w.+-]+|_+", "_", value.rpartition("/")[2]).strip("_")
 
 
 def find_parent(reference: str, workspace: Workspace, fold: str) -> Path:

@@ -48,6 +48,7 @@ from medsegdiff_cli.workflows.pretraining import (
     sees_unlabelled,
 )
 from medsegdiff_cli.workflows.provenance import command_line, versions
+from medsegdiff_cli.workflows.public_weights import settle_weights
 from medsegdiff_cli.workflows.recipes import (
     Sections,
     apply_overrides,
@@ -64,7 +65,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """A run, settled: what it is, where it lives and what it trains on."""
+    """A run, settled: what it is, where it lives and what it trains on.
+
+    Attributes:
+        weights_file: public weights that a new training starts from.
+    """
 
     request: TrainRequest
     folder: Path
@@ -73,6 +78,7 @@ class RunSetup:
     recipe: ResolvedRecipe
     record: RunRecord
     patch: ResolvedPatch
+    weights_file: Path | None = None
 
     @property
     def slices(self) -> bool:
@@ -120,10 +126,12 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     sections = apply_overrides(sections, overrides, request.method)
     inherited = _inherited(request, planned_parent)
     sections["method"].update(inherited)
+    weights_file = _settle_public_weights(request, planned_parent, sections)
     if request.selection is not None:
         sections["training"]["selection"] = request.selection
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val, hidden = _cases_of(request, dataset)
+    _warn_of_labels_seen_before(request, dataset, train, val)
     _refuse_contradictions(recipe, plan, val)
     if recipe.training.feature_cache:
         _refuse_useless_cache(recipe, task_of(plan, config))
@@ -159,6 +167,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         recipe=recipe,
         record=record,
         patch=patch,
+        weights_file=weights_file,
     )
 
 
@@ -198,6 +207,16 @@ def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
     method.keep_features(FeatureCache(Path(FEATURES)))  # refuses; nothing is written
 
 
+def _settle_public_weights(
+    request: TrainRequest, planned_parent: ResolvedRecipe | None, sections: Sections
+) -> Path | None:
+    """Write into the method's settings what the run keeps of its public weights; return the file, if there is one."""
+    from_run = planned_parent is not None or request.starts_from is not None
+    recorded, file = settle_weights(request.method, sections["method"], from_run=from_run)
+    sections["method"].update(recorded)
+    return file
+
+
 def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:
     """Return the settings that come with the weights that training starts from.
 
@@ -218,6 +237,25 @@ def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> 
             fix="leave it out, or start from another run (msd pretrain ... --set ...)",
         )
     return inherited_settings(request.method, planned_parent)
+
+
+def _warn_of_labels_seen_before(
+    request: TrainRequest, dataset: DatasetFolder, train: tuple[str, ...], val: tuple[str, ...]
+) -> None:
+    """Say when the run that training starts from knows labels that this one must not: its scores are then too good."""
+    parent = None if request.starts_from is None else read_run(request.starts_from)
+    if parent is None or parent.dataset != dataset.name or not sees_labels(parent.method):
+        return
+    labelled = {case.case for case in dataset.cases("Tr") if case.label is not None}
+    seen = labelled & set(parent.train_cases) - set(parent.hidden_labels)
+    for cases, which in ((seen & set(val), "validation"), (seen - set(train) - set(val), "other training")):
+        if cases and (which == "validation" or request.cases is not None):
+            log.warning(
+                "%s was trained with the labels of %d %s cases: scores are better than the labels of this run deserve",
+                parent.method,
+                len(cases),
+                which,
+            )
 
 
 def _overlap_of(request: TrainRequest, dataset: DatasetFolder) -> str:

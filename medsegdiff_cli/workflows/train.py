@@ -18,14 +18,16 @@ from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.leftovers import remove_leftovers
 from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.base import Method, Objective, Stage, Trainable
+from medsegdiff_cli.methods.public_weights import StartsFromPublicWeights
 from medsegdiff_cli.networks.feature_cache import FeatureCache
-from medsegdiff_cli.paths import FEATURES, LOCK, SAMPLES_PNG, TRAINING_LOG
+from medsegdiff_cli.paths import CHECKPOINTS, FEATURES, LOCK, SAMPLES_PNG, TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
 from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
 from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.training.start_from import start_from
+from medsegdiff_cli.training.start_from_file import start_from_file
 from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
 from medsegdiff_cli.workflows.preflight import require_training_memory, require_training_space
@@ -65,6 +67,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         parent = setup.request.starts_from
         if parent is not None and isinstance(method, Method):
             start = start_from(method, parent, min_coverage=setup.request.min_coverage)
+        taken = _public_weights_of(setup, method)
         if team.is_lead:
             require_training_space(setup, store_of(setup).folder, method)
             if team.world_size == 1:  # several share the batch, and may do so on several machines
@@ -78,6 +81,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         try:
             if parent is not None and isinstance(method, Method):
                 log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
+            if taken is not None:
+                log.info("initial weights: %s", taken)
             for remark in method.remarks():
                 log.info(remark)
             if setup.recipe.training.feature_cache and isinstance(method, Method):
@@ -92,6 +97,17 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         finally:
             if handler is not None:
                 logs.remove(handler)
+
+
+def _public_weights_of(setup: RunSetup, method: Trainable) -> str | None:
+    """Give the method the public weights that a new training starts from; return what was taken, if anything was.
+
+    A training that goes on has its weights in a checkpoint.
+    """
+    is_new = setup.request.overwrite or not any((setup.folder / CHECKPOINTS).glob("*.json"))
+    if setup.weights_file is None or not is_new or not isinstance(method, StartsFromPublicWeights):
+        return None
+    return start_from_file(method, setup.weights_file)
 
 
 @contextmanager

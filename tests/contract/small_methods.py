@@ -26,6 +26,9 @@ SMALL: dict[str, Any] = {
     "num_res_blocks": 1,
     "attention_levels": (),
     "strides": None,
+    "width": 8,
+    "blocks": (1, 1, 1, 1),
+    "dropout": 0.0,
 }
 # An ensemble over timesteps keeps three of them: each one runs the network.
 _TIMESTEPS = 3
