@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from msd_shell import done, msd
+from msd_shell import done, msd, write_oblique_source
 from safetensors.numpy import load_file
 
 from medsegdiff_cli.methods import denoising
@@ -138,6 +138,15 @@ def test_one_pretraining_serves_two_methods_and_a_label_budget_has_its_own(works
     assert not {name for name in same if name.startswith("model.network.out.")}
 
 
+def test_labels_that_the_start_has_seen_are_warned_of(workspace, supervised):
+    start = workspace / "results" / FIRST / "pretrain-supervised__2d"
+    words = ["finetune", "transfer", 1, "--from", start, "--dry-run", *WORK, "--workspace", workspace]
+    # The fold's own training labels are no secret; with a budget all others are, and in another fold its validation's.
+    assert "was trained with the labels" not in done(*words).stderr
+    assert "was trained with the labels of 3 other training cases" in done(*words, "--cases", 1).stderr
+    assert "was trained with the labels of 1 validation cases" in done(*words, "--fold", 1).stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["hybrid", "supervised"])
 def test_pixel_classifiers_start_from_pretrainings_with_labels(workspace, hybrid, supervised, objective):
@@ -156,3 +165,27 @@ def test_vanilla_trains_from_scratch_and_takes_no_other_network_than_its_start(w
     words = ["finetune", "vanilla", 2, "--from", start, "--set", "network=adm", *WORK, "--workspace", workspace]
     refused = msd(*words)
     assert (refused.code, "network: settled by the run that training starts from" in refused.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_volumes_with_few_labels_are_pretrained_and_fine_tuned_and_a_stop_changes_nothing(tmp_path):
+    source, place = write_oblique_source(tmp_path / "source", n=4, labelled=3), tmp_path / "workspace"
+    flags = "--dataset 1 --name Phantom --images img/* --labels lab/* --label-map 1:organ --label-map 2:nodule"
+    done("convert", "folder", source, *flags.split(), *WORK, "--workspace", place)
+    done("plan", 1, "--scale", "tiny", *WORK, "--workspace", place)
+    words = ["train", "hybrid", 1, "--config", "3d", "--cases", 1, *WORK, "--workspace", place]
+    short = ["--set", "steps=2", "--set", "pretrain.steps=2"]
+    whole = done(*words, *short, "--json").json
+    assert whole["validation"]["foreground_mean"] is not None
+    parts = [*words, *short, "--name", "parts"]
+    assert msd(*parts, "--max-time", "0.001s").code == 7
+    assert msd(*parts).code == 0
+    first, second = (
+        load_file(Path(run) / LAST)
+        for run in (whole["run"], Path(whole["run"]).parents[1].glob("hybrid*parts/fold_0").__next__())
+    )
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    record = json.loads(
+        (place / "results/Dataset001_Phantom/pretrain-hybrid__3d__n1__steps-2/fold_0/run.json").read_text()
+    )
+    assert len(record["train_cases"]) - len(record["hidden_labels"]) == 1 + 1, "one label, and an image that has none"
