@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,9 +55,11 @@ def write_dataset(folder: Path, spoil=lambda index, voxels: voxels) -> None:
             SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(folder / name))
 
 
-def start(*words):
+def start(*words, **rank):
     command = [sys.executable, "-m", "medsegdiff_cli", *map(str, words)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env={**ENVIRONMENT, **rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def train(workspace, name, *words, steps=STEPS, workers=0):
@@ -66,7 +69,7 @@ def train(workspace, name, *words, steps=STEPS, workers=0):
 
 
 def finish(process, code):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     return out, err
 
@@ -129,11 +132,20 @@ class Killed:
     steps: int
     runs: tuple[str, ...]
 
-    def start(self, workspace: Path) -> subprocess.Popen:
+    def start(self, workspace: Path, **rank: str) -> subprocess.Popen:
         size = ("model_channels=8", "channel_mult=[1,2]", "warmup_steps=0", "validate_every_steps=0")
         settings = [word for setting in (*size, *self.words) for word in ("--set", setting)]
         place = ["--workspace", workspace, "--workers", 0]
-        return start("train", self.method, 1, "--scale", "tiny", "--config", self.config, *settings, *OFTEN, *place)
+        return start(
+            "train", self.method, 1, "--scale", "tiny", "--config", self.config, *settings, *OFTEN, *place, **rank
+        )
+
+    def start_two(self, workspace: Path) -> list[subprocess.Popen]:
+        """Start two ranks as torchrun does."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+        return [self.start(workspace, **place, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
     def steps_done(self, workspace: Path) -> int:
         """Return how many steps stand in the journals, which have a line a step."""
@@ -176,6 +188,40 @@ def test_five_kills_at_random_moments_change_no_weight(workspace, tmp_path, trai
     finish(training.start(places[1]), code=0)
     assert training.digests(places[1]) == training.digests(places[0])
     assert not [path for path in places[1].rglob(".*") if path.is_file()]
+
+
+@pytest.mark.fault("F53")
+@pytest.mark.timeout(900)
+def test_signals_in_pretraining_and_after_it_change_no_weight(workspace, tmp_path):
+    places = [shutil.copytree(workspace, tmp_path / name, ignore=_no_results) for name in ("undisturbed", "stopped")]
+    finish(TEDM.start(places[0]), code=0)
+    for after, number in ((10, signal.SIGTERM), (75, signal.SIGINT)):
+        process = TEDM.start(places[1])
+        wait_for(lambda after=after: TEDM.steps_done(places[1]) >= after, process, f"step {after}")
+        process.send_signal(number)
+        _, err = finish(process, code=130)
+        assert "saved at step" in err
+    finish(TEDM.start(places[1]), code=0)
+    assert TEDM.digests(places[1]) == TEDM.digests(places[0])
+
+
+@pytest.mark.fault("F98")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("training", [SUPERVISED, TEDM], ids=lambda training: training.method)
+def test_of_two_ranks_a_lost_one_is_noticed_and_both_go_on(workspace, tmp_path, training):
+    places = [shutil.copytree(workspace, tmp_path / name, ignore=_no_results) for name in ("undisturbed", "killed")]
+    for process in training.start_two(places[0]):
+        finish(process, code=0)
+    survivor, lost = training.start_two(places[1])
+    middle = training.steps * 3 // 4
+    wait_for(lambda: training.steps_done(places[1]) >= middle, survivor, f"step {middle}")
+    lost.kill()
+    lost.communicate(timeout=60)
+    _, err = finish(survivor, code=4)
+    assert "another training process is gone" in err
+    for process in training.start_two(places[1]):
+        finish(process, code=0)
+    assert training.digests(places[1]) == training.digests(places[0])
 
 
 def _no_results(folder: str, names: list[str]) -> set[str]:
