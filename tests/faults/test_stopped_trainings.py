@@ -85,7 +85,7 @@ def digest(workspace, name):
     return record["weights_digest"]
 
 
-def wait_for(condition, process, what, seconds=120):
+def wait_for(condition, process, what, seconds=400):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"ended before {what}: {process.communicate()[1]}"
