@@ -46,6 +46,8 @@ class Entry(Generic[T]):
 
 
 _SMALL_STEPS = (1, 10, 25, 50, 200, 400, 600, 800)
+# Whose networks are told a timestep: all that pixel classifiers need.
+_WITH_TIME = ("diffusion", "hybrid", "supervised")
 _MASK_DIFFUSION = "medsegdiff_cli.methods.mask_diffusion:MaskDiffusion"
 _PIXEL_PROBES = "medsegdiff_cli.methods.pixel_probes:PixelProbes"
 _VANILLA = "medsegdiff_cli.methods.vanilla:Vanilla"
@@ -61,28 +63,28 @@ METHODS: "dict[str, Entry[Method]]" = {
         "One pixel classifier shared by eight timesteps of a frozen diffusion model, which vote",
         "Rosnati et al. 2023",
         preset={"timesteps": _SMALL_STEPS, "shared": True},
-        objectives=("diffusion",),
+        objectives=_WITH_TIME,
     ),
     "ledm": Entry(
         _PIXEL_PROBES,
         "Pixel classifiers on the joined features of three timesteps of a frozen diffusion model",
         "Baranchuk et al. 2022",
         preset={"timesteps": (50, 150, 250), "shared": False},
-        objectives=("diffusion",),
+        objectives=_WITH_TIME,
     ),
     "ledme": Entry(
         _PIXEL_PROBES,
         "LEDM on TEDM's eight timesteps",
         "Rosnati et al. 2023",
         preset={"timesteps": _SMALL_STEPS, "shared": False},
-        objectives=("diffusion",),
+        objectives=_WITH_TIME,
     ),
     "step-probe": Entry(
         _PIXEL_PROBES,
         "Ridge logistic regression on the features of one timestep: which timesteps know about the classes",
         "Rosnati et al. 2023, appendix B",
         preset={"timesteps": (1,), "shared": True, "hidden": (), "l2": 1e-4},
-        objectives=("diffusion",),
+        objectives=_WITH_TIME,
     ),
     "vanilla": Entry(
         _VANILLA,
@@ -148,6 +150,12 @@ METHODS: "dict[str, Entry[Method]]" = {
         "medsegdiff_cli.methods.deeplabv3:DeepLab",
         "DeepLabv3 with a ResNet-50, from ImageNet weights in a local file: a baseline of other make",
         "Chen et al. 2017",
+        n_dims=(2,),
+    ),
+    "segformer": Entry(
+        "medsegdiff_cli.methods.segformer:SegFormerMethod",
+        "SegFormer-B3, from ImageNet weights in a local file: a baseline of other make",
+        "Xie et al. 2021",
         n_dims=(2,),
     ),
 }

@@ -29,6 +29,8 @@ SMALL: dict[str, Any] = {
     "width": 8,
     "blocks": (1, 1, 1, 1),
     "dropout": 0.0,
+    "drop_path": 0.0,
+    "head_width": 16,
 }
 # An ensemble over timesteps keeps three of them: each one runs the network.
 _TIMESTEPS = 3

@@ -38,8 +38,8 @@ from medsegdiff_cli.training.loop import train_stage
 
 STEPS = 4
 SHAPES = {2: (32, 32), 3: (16, 24, 24)}
-# A network that speaks of every eighth pixel needs the same organs in more of them.
-MAGNIFIED = {"deeplabv3": 4}
+# A network that speaks of every eighth or fourth pixel needs the same organs in more of them.
+MAGNIFIED = {"deeplabv3": 4, "segformer": 4}
 PRETRAINING_STEPS = 80
 # What is small and on top of a network takes larger steps than a network; a linear classifier the largest.
 LEARNING = {
@@ -47,6 +47,8 @@ LEARNING = {
     "step-probe": {"learning_rate": 1e-1, "steps": 160},
     # Told its own estimate, a network has more to learn: until then each step of its walk leads further astray.
     **{name: {"steps": 160} for name in ("self-conditioning", "self-conditioning-next")},
+    # A transformer has to learn first which positions belong together.
+    "segformer": {"steps": 160},
 }
 
 
