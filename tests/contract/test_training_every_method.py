@@ -162,7 +162,7 @@ def learning(chosen: list[Variant]) -> list[Any]:
 
 def _trains_once(variant: Variant) -> bool:
     """Return whether the method takes no pretraining and one pass through its network a step."""
-    if not variant.predicts or METHODS[variant.name].objectives:
+    if not variant.predicts or METHODS[variant.name].load().inherited is not None:
         return False
     return not issubclass(METHODS[variant.name].load(), IterativeMethod)
 
