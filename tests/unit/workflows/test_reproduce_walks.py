@@ -73,6 +73,7 @@ def seed_runs(request: ReproduceRequest) -> SeedRuns:
     return SeedRuns(request.output / "seed_7", declaration, 7, torch.device("cpu"), lambda text: None)
 
 
+@pytest.mark.slow
 def test_methods_are_trained_without_a_pretraining_and_every_probe_is_judged(toy):
     request, result, said = toy
     runs = [read_run(path.parent) for path in request.output.rglob("run.json")]
@@ -87,6 +88,7 @@ def test_methods_are_trained_without_a_pretraining_and_every_probe_is_judged(toy
     assert "| images | n | of | step 1 | step 2 | difference |" in page
 
 
+@pytest.mark.slow
 def test_a_walk_ends_with_the_prediction_and_the_same_scores_are_not_made_again(toy):
     request, _, _ = toy
     runs = seed_runs(request)
@@ -115,6 +117,7 @@ def test_a_fed_mask_stays_in_the_image_and_moves_towards_its_middle():
     assert not moved[2].any()
 
 
+@pytest.mark.slow
 def test_a_leak_probe_scores_the_estimate_against_both_masks(toy):
     """The judge is a method that copies what it is fed: an untrained network is replaced by the identity."""
     request, _, _ = toy
@@ -143,6 +146,7 @@ def test_a_leak_probe_scores_the_estimate_against_both_masks(toy):
         assert 0 < values["dice to truth at 0"] < 1
 
 
+@pytest.mark.slow
 def test_images_that_are_not_one_window_are_refused(toy, tmp_path: Path):
     from medsegdiff_cli.workflows.phantoms import write_blobs
 
