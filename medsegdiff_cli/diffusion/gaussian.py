@@ -47,7 +47,7 @@ def q_posterior(
     levels = torch.cat([schedule.alphas_cumprod, torch.ones(1, dtype=torch.float64)])  # -1 finds the clean image's 1
     step = t.cpu()
     next_step = step - 1 if t_next is None else t_next.cpu()
-    if t_next is not None:
+    if type(next_step) is Tensor:  # a tensor without values, as in a forecast of memory, is not looked into
         assert bool(((next_step >= CLEAN) & (next_step < step)).all()), "a posterior step leads to a cleaner image"
     now, then = levels[step], levels[next_step]
     alpha = now / then  # of a step from t_next to t, as in Eq. 2

@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.channels = [width * factor for factor in _WIDTHS]
         inputs = [in_channels, *self.channels]
-        rates = torch.linspace(0, drop_path, sum(blocks), device="cpu").tolist()
+        rates = [drop_path * index / max(sum(blocks) - 1, 1) for index in range(sum(blocks))]
         self.patch_embeddings, self.block, self.layer_norm = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for index, (number, channels) in enumerate(zip(blocks, self.channels, strict=True)):
             own, rates = rates[:number], rates[number:]

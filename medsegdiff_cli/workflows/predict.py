@@ -234,7 +234,9 @@ def _output_of_its_own(prepared: PreparedPrediction) -> Iterator[None]:
 
 
 def _require_room(prepared: PreparedPrediction) -> None:
-    """Refuse what the disk or the memory cannot take.
+    """Refuse what the disk, or for every case the memory, cannot take.
+
+    One image that is too large, or whose header lies, is no reason not to predict the others.
 
     Raises:
         ResourceError: it cannot.
@@ -248,7 +250,7 @@ def _require_room(prepared: PreparedPrediction) -> None:
                     refuse_bomb(math.prod(geometry.shape), path.stat().st_size, path)
                 pending.append(geometry)
     atomic.require_space(job.output, _least_bytes(job, pending), "the predictions")
-    require_memory(max((least_memory(job, geometry) for geometry in pending), default=0), "the largest case")
+    require_memory(min((least_memory(job, geometry) for geometry in pending), default=0), "the smallest case")
 
 
 def _least_bytes(job: PredictionJob, pending: Sequence[Geometry]) -> int:

@@ -135,7 +135,7 @@ def test_a_file_that_the_disk_cannot_give_is_named(shop, tmp_path, monkeypatch, 
 @fault("F60")
 def test_too_little_memory_is_refused_before_any_image_is_read(shop, tmp_path, monkeypatch, no_work):
     monkeypatch.setattr(memory, "available_memory", lambda: (1000, "the limit of the address space (ulimit -v)"))
-    result = refused(4, "the largest case is forecast to need ", *predict(shop, tmp_path / "out"))
+    result = refused(4, "the smallest case is forecast to need ", *predict(shop, tmp_path / "out"))
     assert "but only 1000 B can be had\n  where: the limit of the address space (ulimit -v)" in result.stderr
     assert not (tmp_path / "out").exists()
     workspace = shutil.copytree(shop / "workspace", tmp_path / "workspace")
