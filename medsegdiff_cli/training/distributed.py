@@ -109,6 +109,8 @@ class Team:
 def join_team(device: torch.device, timeout_s: float = _TIMEOUT_S) -> Iterator[Team]:
     """Join torchrun's process group for the duration of the block; without torchrun, be a team of one.
 
+    Blocks may lie in one another: the outermost one joins and leaves.
+
     Args:
         device: "cuda" becomes the rank's own GPU; see `Team.device`.
 
@@ -122,6 +124,9 @@ def join_team(device: torch.device, timeout_s: float = _TIMEOUT_S) -> Iterator[T
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield Team(dist.get_rank(), world_size, device)
+        return
     with _collective():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
     try:

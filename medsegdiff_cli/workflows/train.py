@@ -93,6 +93,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
                 shutil.rmtree(setup.folder / FEATURES)  # of use to this training alone
             if isinstance(method, Objective) and team.is_lead:
                 _illustrate(method, setup)
+            team.wait()  # what comes next on the other ranks may read the finished run
             return TrainReport(record, validate_fold(setup) if record.val_cases and team.is_lead else None)
         finally:
             if handler is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from medsegdiff_cli.artifacts.run import read_run
 from medsegdiff_cli.paths import RUN_JSON
+from medsegdiff_cli.training.distributed import join_team
 from medsegdiff_cli.training.outcome import Progress
 from medsegdiff_cli.workflows.pretraining import pretraining_of
 from medsegdiff_cli.workflows.run_folder import open_run_folder
@@ -59,9 +60,14 @@ def train_method(request: TrainRequest, bars: Bars | None = None) -> tuple[RunSe
     Raises:
         MsdError: as `set_up_run` and `train_run`.
     """
+    # One team for both runs: a rank that left the first would meet another's end of it in the second.
+    with join_team(request.device):
+        return _train_both(request, bars or (lambda _: nullcontext()))
+
+
+def _train_both(request: TrainRequest, show: Bars) -> tuple[RunSetup, TrainReport]:
     started = time.monotonic()
     settled = settle_training(request)
-    show = bars or (lambda _: nullcontext())
     if settled.pretraining is not None:
         _pretrain(settled.pretraining, show)
         request = replace(request, pretraining=settled.pretraining.folder)
