@@ -32,6 +32,7 @@ class Study:
     Attributes:
         plan: words after `msd plan ID`, for the grid of the study.
         words: words after `msd train METHOD ID`.
+        scored_on: a sentence for the page.
         tiny: methods that are trained at scale `tiny` instead: that they run through is shown, not how good they are.
     """
 
@@ -39,6 +40,7 @@ class Study:
     dataset: Dataset
     plan: tuple[str, ...]
     words: tuple[str, ...]
+    scored_on: str
     tiny: tuple[str, ...] = ()
 
     def words_of(self, method: str) -> tuple[str, ...]:
@@ -55,9 +57,30 @@ class Study:
 
 
 STUDIES = (
-    Study("lungs", LUNGS, ("--geometry", "resize", "--size", "64"), ("--config", "2d"), STRATEGIES[2:]),
-    Study("vessels", VESSELS, ("--geometry", "resize", "--size", "128"), ("--config", "2d"), (*STRATEGIES, TWIN)),
-    Study("hippocampus", HIPPOCAMPUS, (), ("--config", "3d"), STRATEGIES[2:]),
+    Study(
+        "lungs",
+        LUNGS,
+        ("--geometry", "resize", "--size", "64"),
+        ("--config", "2d"),
+        "Lungs, 64 x 64: 20 test images, scored on their own grid.",
+        STRATEGIES[2:],
+    ),
+    Study(
+        "vessels",
+        VESSELS,
+        ("--geometry", "resize", "--size", "128"),
+        ("--config", "2d"),
+        "Vessels, 128 x 128, where thin vessels are lost: 4 test images, scored on their own grid.",
+        (*STRATEGIES, TWIN),
+    ),
+    Study(
+        "hippocampus",
+        HIPPOCAMPUS,
+        (),
+        ("--config", "3d"),
+        "Hippocampus: fold 0's 12 validation cases, which chose nothing.",
+        STRATEGIES[2:],
+    ),
 )
 
 
@@ -126,7 +149,9 @@ def write_section(workspace: Path) -> None:
     """Write the section from the scores in the workspace."""
     rows = [_row(study, method, workspace) for study in STUDIES for method in (TWIN, *STRATEGIES)]
     steps = [_steps_row(study, method, n, workspace) for study in STUDIES for method in STRATEGIES for n in STEPS]
-    replace_section(TITLE, _TEXT + "\n".join(filter(None, rows)) + _STEPS_TEXT + "\n".join(filter(None, steps)))
+    shown = [study for study in STUDIES if any(f"| {study.dataset.name} |" in row for row in rows)]
+    text = _TEXT.format(scored_on="\n".join(study.scored_on for study in shown))
+    replace_section(TITLE, text + "\n".join(filter(None, rows)) + _STEPS_TEXT + "\n".join(filter(None, steps)))
 
 
 def _row(study: Study, method: str, workspace: Path) -> str:
@@ -194,8 +219,7 @@ show that a method runs through, not how good it is. Dice is the mean over cases
 the standard deviation over cases, of one training (one seed). The difference to `supervised` is in points, case by
 case, with a 95 % bootstrap interval over cases. DDPM in 5 steps, 3 draws, their mean (at scale `tiny` one draw).
 
-Hippocampus: fold 0's 12 validation cases, which chose nothing. Lungs (64 x 64): 20 test images. Vessels: 4 test images
-shrunk to 128 x 128, where thin vessels are lost, scored on their own grid.
+{scored_on}
 
 Regenerate this section with `make mask-diffusion DATA=FOLDER`.
 
