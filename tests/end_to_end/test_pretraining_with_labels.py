@@ -16,7 +16,7 @@ from medsegdiff_cli.planning import scales
 from medsegdiff_cli.workflows import plan, run_setup, train
 from medsegdiff_cli.workflows.phantoms import ChestCohort, write_chests
 
-pytestmark = pytest.mark.xdist_group("pretrained-with-labels")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pretrained-with-labels")]
 
 WORK = ["--workers", 0]
 LAST = "checkpoints/last.safetensors"

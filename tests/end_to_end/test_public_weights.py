@@ -13,7 +13,7 @@ from medsegdiff_cli.artifacts.checkpoint import read_checkpoint
 from medsegdiff_cli.networks.resnet import ResNet
 from medsegdiff_cli.workflows.phantoms import ChestCohort, write_chests
 
-pytestmark = pytest.mark.xdist_group("deeplabv3")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deeplabv3")]
 
 SMALL = "--workers 0 --set width=4 --set blocks=[1,1,1,1] --set steps=2 --set validate_every_steps=0".split()
 
