@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+# Rounding in headers stays below; a label of another image does not.
+_LARGEST_SHIFT_VOXELS = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -99,6 +102,18 @@ def largest_corner_distance_mm(first: Geometry, second: Geometry) -> float:
     homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
     difference = (first.affine_itk() - second.affine_itk()) @ homogeneous
     return float(np.sqrt((difference[:n] ** 2).sum(axis=0)).max())
+
+
+def is_on_grid_of(image: Geometry, label: Geometry) -> bool:
+    """Return whether a label's grid is its image's: the shape, and corners that are hardly a tenth of a voxel apart.
+
+    Where one of the two has no physical spacing, only shapes can be compared.
+    """
+    if image.shape != label.shape:
+        return False
+    is_placed = image.has_physical_spacing and label.has_physical_spacing
+    distance_mm = largest_corner_distance_mm(image, label)
+    return not is_placed or distance_mm <= _LARGEST_SHIFT_VOXELS * min(image.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from medsegdiff_cli.networks.layers import (
     timestep_embedding,
     zero_init,
 )
-from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
+from medsegdiff_cli.networks.levels import check_levels, filled_strides
 from medsegdiff_cli.networks.tapped_unet import TappedUNet
 
 
@@ -125,11 +125,6 @@ class ADMUNet(TappedUNet):
     def from_settings(cls, settings: dict[str, Any] | ADMSettings) -> "ADMUNet":
         """Build the network from settings or from their JSON form."""
         return cls(ADMSettings.model_validate(settings))
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """Total stride per axis: every spatial size must be a multiple of it."""
-        return total_stride(self.settings.level_strides, self.settings.n_dims)
 
     @property
     def n_taps(self) -> int:

@@ -27,7 +27,7 @@ from medsegdiff_cli.networks.imgx_blocks import (
     normed_resampling,
 )
 from medsegdiff_cli.networks.layers import SPATIAL_OPS, timestep_embedding
-from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
+from medsegdiff_cli.networks.levels import check_levels, filled_strides
 from medsegdiff_cli.networks.tapped_unet import TappedUNet
 
 
@@ -128,11 +128,6 @@ class ImgXUNet(TappedUNet):
     def from_settings(cls, settings: dict[str, Any] | ImgXSettings) -> "ImgXUNet":
         """Build the network from settings or from their JSON form."""
         return cls(ImgXSettings.model_validate(settings))
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """Total stride per axis: every spatial size must be a multiple of it."""
-        return total_stride(self.settings.level_strides, self.settings.n_dims)
 
     @property
     def n_taps(self) -> int:

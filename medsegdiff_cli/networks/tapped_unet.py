@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from medsegdiff_cli.networks.levels import total_stride
+
 
 class TappedUNet(nn.Module):
     """Base of U-Nets whose decoder blocks can be read one by one, 0 being the coarsest.
 
     Attributes:
-        settings: the shape of the network; it has `n_dims` and `use_time`.
+        settings: the shape of the network; it has `n_dims` and `use_time`, and `level_strides` unless `divisor` is
+            defined anew.
     """
 
     settings: Any
@@ -27,9 +30,9 @@ class TappedUNet(nn.Module):
     """Submodules that come after the coarsest features, the output layer among them."""
 
     @property
-    @abstractmethod
     def divisor(self) -> tuple[int, ...]:
         """Total stride per axis: every spatial size must be a multiple of it."""
+        return total_stride(self.settings.level_strides, self.settings.n_dims)
 
     @property
     @abstractmethod

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsegdiff_cli.networks.layers import SPATIAL_OPS, Upsample
-from medsegdiff_cli.networks.levels import check_levels, filled_strides, total_stride
+from medsegdiff_cli.networks.levels import check_levels, filled_strides
 from medsegdiff_cli.networks.tapped_unet import TappedUNet
 from medsegdiff_cli.networks.tedm_blocks import CosineAttention, FiLMBlock, LinearAttention, sinusoidal_embedding
 
@@ -132,11 +132,6 @@ class TEDMUNet(TappedUNet):
     def from_settings(cls, settings: dict[str, Any] | TEDMSettings) -> "TEDMUNet":
         """Build the network from settings or from their JSON form."""
         return cls(TEDMSettings.model_validate(settings))
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """Total stride per axis: every spatial size must be a multiple of it."""
-        return total_stride(self.settings.level_strides, self.settings.n_dims)
 
     @property
     def n_taps(self) -> int:

@@ -15,13 +15,11 @@ from torch import Tensor
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.errors import InputDataError
-from medsegdiff_cli.imaging.image import Image, largest_corner_distance_mm
+from medsegdiff_cli.imaging.image import Image, is_on_grid_of, largest_corner_distance_mm
 from medsegdiff_cli.imaging.reading import case_name_of, ending_of, read_label, unreadable
 from medsegdiff_cli.inference.settings import InferenceSettings
 from medsegdiff_cli.inference.volume import predict_volume
 from medsegdiff_cli.prediction.model import LoadedModel
-
-_LARGEST_SHIFT_VOXELS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +64,8 @@ class WarmStart:
             return None
         path = self._label_path(self.folder, case)
         label = read_label(path)
-        apart_mm = largest_corner_distance_mm(image.geometry, label.geometry)
-        is_placed = image.geometry.has_physical_spacing and label.geometry.has_physical_spacing
-        is_apart = is_placed and apart_mm > _LARGEST_SHIFT_VOXELS * min(image.geometry.spacing_mm)
-        if is_apart or label.geometry.shape != image.geometry.shape:
+        if not is_on_grid_of(image.geometry, label.geometry):
+            apart_mm = largest_corner_distance_mm(image.geometry, label.geometry)
             raise InputDataError(
                 f"the segmentation to start from is not on the image's grid (shapes {label.geometry.shape} and "
                 f"{image.geometry.shape}, corners {apart_mm:.3g} mm apart)",

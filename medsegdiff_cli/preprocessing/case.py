@@ -13,7 +13,7 @@ from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
 from medsegdiff_cli.errors import InputDataError, MsdError, ResourceError, reading_error
 from medsegdiff_cli.imaging.channels import read_channels
-from medsegdiff_cli.imaging.image import Image, largest_corner_distance_mm
+from medsegdiff_cli.imaging.image import Image, is_on_grid_of, largest_corner_distance_mm
 from medsegdiff_cli.imaging.normalise import needs_mask
 from medsegdiff_cli.imaging.reading import read_label
 from medsegdiff_cli.imaging.transform import TransformSettings, forward
@@ -21,7 +21,6 @@ from medsegdiff_cli.preprocessing.foreground import class_voxels, foreground_sli
 
 # Part of every key: raise it when the same inputs would be stored differently.
 _FORMAT_VERSION = 1
-_LARGEST_SHIFT_VOXELS = 0.1
 # A file changed more recently than this may change once more without a different time stamp.
 _SETTLED_AFTER_NS = 2_000_000_000
 
@@ -159,10 +158,8 @@ def _read(job: CaseJob) -> tuple[Image, np.ndarray | None, np.ndarray | None]:
 def _on_grid_of(image: Image, path: Path) -> np.ndarray:
     """Read a label or a mask (*spatial) that must lie on the image's grid."""
     label = read_label(path)
-    distance_mm = largest_corner_distance_mm(image.geometry, label.geometry)
-    is_placed = image.geometry.has_physical_spacing and label.geometry.has_physical_spacing
-    is_apart = is_placed and distance_mm > _LARGEST_SHIFT_VOXELS * min(image.geometry.spacing_mm)
-    if is_apart or label.geometry.shape != image.geometry.shape:
+    if not is_on_grid_of(image.geometry, label.geometry):
+        distance_mm = largest_corner_distance_mm(image.geometry, label.geometry)
         raise InputDataError(
             f"not on the image's grid (corners {distance_mm:.3g} mm apart, shapes {label.geometry.shape} and "
             f"{image.geometry.shape})",
