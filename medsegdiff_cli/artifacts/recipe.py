@@ -4,7 +4,7 @@ Precedence, lowest first: field default, recipe preset, scale table, values deri
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from medsegdiff_cli.artifacts.plan import Scale
 from medsegdiff_cli.artifacts.postprocessing import Postprocessing
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
+ValidationMetric = Literal["dice", "iou", "dataset_iou"]
 SECTIONS = ("plan", "method", "training", "augmentation", "prediction")
 
 
@@ -24,6 +25,10 @@ class TrainingSettings(StrictModel):
         steps: optimiser steps of the stage.
         patch_size_voxels, batch_size: None takes the plan's, fitted to the memory and the scale.
         betas: of Adam and AdamW; momentum: of SGD.
+        layer_decay: the learning rate of a layer is `learning_rate` x layer_decay^depth, the depth being 0 for the
+            output layer and one more for each layer before it (Clark et al. 2020; Bao et al. 2022); 1: equal for all.
+        learning_rate_factors: further factors by the beginning of a parameter's name, whole parts of it, for example
+            `network.out`; of several the longest counts.
         schedule: learning rate after the linear warm-up: to `final_learning_rate` along a cosine or nnU-Net's poly
             (0.9), or constant; `decay_steps` after the warm-up if these are fewer than are left.
         gradient_clip: largest global norm, or None.
@@ -32,9 +37,15 @@ class TrainingSettings(StrictModel):
         foreground_share: share of a batch's patches that are centred on foreground (rounded, the last ones).
         drop_empty_slices: 2D configurations of volumes train on slices with foreground only.
         validate_every_steps: None validates about 10 times a training; 0 never.
+        validate_every_epochs: the same in epochs of ceil(labelled training cases / batch_size) steps, turned into
+            steps when the training is settled; patches are drawn with replacement all the same.
         validation_cases: at most so many cases are predicted per validation.
         validation_samplers: of a method that samples, the samplers to validate with beside its own, each keeping best
             weights of its own, which predict with that sampler where `selection` is `best`.
+        validation_metric: target metric of validations: by it the best weights are selected and `patience` judged.
+            `dice` and `iou` are means over cases, then over classes; `dataset_iou` adds up intersections and unions of
+            all cases, then takes the mean over the classes that occur, the background among them. Each is computed on
+            the network's grid.
         selection: which weights predict by default: `last`, or `best` on the validation cases.
         patience: validations without improvement after which training stops, or None.
         checkpoint_minutes: time between checkpoints.
@@ -48,6 +59,8 @@ class TrainingSettings(StrictModel):
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=0.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    learning_rate_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.99
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -60,8 +73,10 @@ class TrainingSettings(StrictModel):
     foreground_share: float = Field(default=0.33, ge=0, le=1)
     drop_empty_slices: bool = False
     validate_every_steps: int | None = Field(default=None, ge=0)
+    validate_every_epochs: int | None = Field(default=None, ge=1)
     validation_cases: int = Field(default=8, ge=1)
     validation_samplers: tuple[Literal["ddpm", "ddim", "dpm++"], ...] = ()
+    validation_metric: ValidationMetric = "dice"
     selection: Literal["last", "best"] = "last"
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
@@ -77,6 +92,9 @@ class AugmentationSettings(StrictModel):
         order: spline order of image interpolation.
         border_crop: largest share of the patch's edge that is cut off at each side, drawn for every side on its own;
             what is left is stretched to the patch again (of a patch of thick slices: within the slices).
+        crop: least share of the patch's edge that a crop keeps; along each axis its beginning is drawn first, then how
+            much of the rest it keeps, and what is kept is stretched to the patch again (Rosnati et al. 2023: 0.75).
+        offset: range of a number that is added to each channel.
         mirror: along the mirror axes, each with probability 0.5.
         mirror_axes: axes of the patch (0 first); None takes the plan's mirror axes.
     """
@@ -103,6 +121,10 @@ class AugmentationSettings(StrictModel):
     gamma: tuple[float, float] = (0.7, 1.5)
     p_border_crop: float = Field(default=0.0, ge=0, le=1)
     border_crop: float = Field(default=0.05, ge=0, lt=0.5)
+    p_crop: float = Field(default=0.0, ge=0, le=1)
+    crop: float = Field(default=0.75, gt=0, le=1)
+    p_offset: float = Field(default=0.0, ge=0, le=1)
+    offset: float = Field(default=0.3, ge=0)
     mirror: bool = True
     mirror_axes: tuple[int, ...] | None = None
 

@@ -167,7 +167,7 @@ def step_bars(quiet: bool, json_output: bool) -> "Bars":
         say(f"run: {setup.folder}", quiet or json_output)
         what = "pretraining" if setup.is_pretraining else "training"
         with progress_bar(what, total=setup.recipe.training.steps, quiet=quiet or json_output) as update:
-            yield _StepBar(update)
+            yield _StepBar(update, setup.recipe.training.validation_metric)
 
     return opened
 
@@ -188,9 +188,9 @@ def print_outcome(setup: "RunSetup", report: "TrainReport", json_output: bool, q
 class _StepBar:
     """Shows training's progress on a bar."""
 
-    def __init__(self, show: Callable[..., None]) -> None:
-        self._show = show
+    def __init__(self, show: Callable[..., None], metric: str) -> None:
+        self._show, self._metric = show, metric
 
     def update(self, step: int, steps: int, loss: float, score: float | None) -> None:
-        note = f"loss {loss:.3f}" + ("" if score is None else f", validation Dice {score:.3f}")
+        note = f"loss {loss:.3f}" + ("" if score is None else f", validation {self._metric} {score:.3f}")
         self._show(done=step, total=steps, note=note)

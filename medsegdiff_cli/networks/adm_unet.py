@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsegdiff_cli.networks.blocks import AttentionBlock, EmbedSequential, ResBlock
+from medsegdiff_cli.networks.depth import Layers, each_of
 from medsegdiff_cli.networks.layers import (
     SPATIAL_OPS,
     Downsample,
@@ -126,6 +127,12 @@ class ADMUNet(TappedUNet):
         """Build the network from settings or from their JSON form."""
         return cls(ADMSettings.model_validate(settings))
 
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each block is one."""
+        stem = ("input_blocks.0",) if self.time_embed is None else ("time_embed", "input_blocks.0")
+        down, up = each_of("input_blocks", length=len(self.input_blocks)), len(self.output_blocks)
+        return (stem, *down[1:], ("middle_block",), *each_of("output_blocks", length=up), ("out",))
+
     @property
     def n_taps(self) -> int:
         """Number of decoder blocks that can be read."""
@@ -154,11 +161,7 @@ class ADMUNet(TappedUNet):
         self._check_input(x, t)
         wanted = () if taps is None else self._checked_taps(taps)
         embedding = self._embed(t)
-        h, skips = x, []
-        for block in self.input_blocks:
-            h = self._run(block, h, embedding)
-            skips.append(h)
-        h = self._run(self.middle_block, h, embedding)
+        h, skips = self._encode(x, embedding)
         features: dict[int, Tensor] = {}
         for index, block in enumerate(self.output_blocks):
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), embedding)
@@ -167,6 +170,13 @@ class ADMUNet(TappedUNet):
             if taps is not None and index == max(wanted):
                 return [features[tap] for tap in wanted]
         return self.out(h)
+
+    def _encode(self, x: Tensor, embedding: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = self._run(block, h, embedding)
+            skips.append(h)
+        return self._run(self.middle_block, h, embedding), skips
 
     def _embed(self, t: Tensor | None) -> Tensor | None:
         if self.time_embed is None or t is None:

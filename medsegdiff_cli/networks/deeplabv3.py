@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsegdiff_cli.networks.depth import Layers, each_of
 from medsegdiff_cli.networks.resnet import Norm, ResNet
 
 _RATES = (12, 24, 36)
@@ -86,6 +87,15 @@ class DeepLabV3(nn.Module):
             *_conv_norm_relu(head, head, 3, 1),
             nn.Conv2d(head, out_channels, 1),
         )
+
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each bottleneck is one (see `networks.depth`)."""
+        stages = (self.backbone.layer1, self.backbone.layer2, self.backbone.layer3, self.backbone.layer4)
+        blocks = [
+            layer for i, stage in enumerate(stages, 1) for layer in each_of(f"backbone.layer{i}", length=len(stage))
+        ]
+        head = (("classifier.0",), ("classifier.1", "classifier.2"), ("classifier.4",))
+        return (("backbone.conv1", "backbone.bn1"), *blocks, *head)
 
     @property
     def divisor(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from medsegdiff_cli.networks.depth import Layers, each_of
 from medsegdiff_cli.networks.tapped_unet import TappedUNet
 
 
@@ -120,6 +121,14 @@ class DiffusersUNet(TappedUNet):
         """Total stride per axis: every spatial size must be a multiple of it."""
         return (2 ** (len(self.settings.channel_mult) - 1),) * 2
 
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each of diffusers' blocks, a level, is one."""
+        unet = self.unet
+        stem = ("unet.conv_in",) if unet.time_embedding is None else ("unet.time_embedding", "unet.conv_in")
+        down, up = each_of("unet.down_blocks", length=len(unet.down_blocks)), len(unet.up_blocks)
+        up_blocks = each_of("unet.up_blocks", length=up)
+        return (stem, *down, ("unet.mid_block",), *up_blocks, ("unet.conv_norm_out", "unet.conv_out"))
+
     @property
     def n_taps(self) -> int:
         """Number of decoder blocks that can be read."""
@@ -148,12 +157,7 @@ class DiffusersUNet(TappedUNet):
         self._check_input(x, t)
         wanted = () if taps is None else self._checked_taps(taps)
         unet, embedding = self.unet, self._embed(t)
-        h = unet.conv_in(x)
-        skips = [h]
-        for block in unet.down_blocks:
-            h, outputs = block(hidden_states=h, temb=embedding)
-            skips.extend(outputs)
-        h = unet.mid_block(h, embedding)
+        h, skips = self._encode(x, embedding)
         features: dict[int, Tensor] = {}
         for index, block in enumerate(unet.up_blocks):
             n_joined = len(block.resnets)
@@ -164,6 +168,14 @@ class DiffusersUNet(TappedUNet):
             if taps is not None and index == max(wanted):
                 return [features[tap] for tap in wanted]
         return unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
+
+    def _encode(self, x: Tensor, embedding: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        h = self.unet.conv_in(x)
+        skips = [h]
+        for block in self.unet.down_blocks:
+            h, outputs = block(hidden_states=h, temb=embedding)
+            skips.extend(outputs)
+        return self.unet.mid_block(h, embedding), skips
 
     def _embed(self, t: Tensor | None) -> Tensor | None:
         if t is None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medsegdiff_cli.networks.depth import Layers, each_of
 from medsegdiff_cli.networks.imgx_blocks import (
     InstanceNorm32,
     PositionalEncoding,
@@ -128,6 +129,15 @@ class ImgXUNet(TappedUNet):
     def from_settings(cls, settings: dict[str, Any] | ImgXSettings) -> "ImgXUNet":
         """Build the network from settings or from their JSON form."""
         return cls(ImgXSettings.model_validate(settings))
+
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each level is one, with the convolution that leads to it."""
+        n = len(self.up_levels)
+        down, up = each_of("down_levels", length=n), each_of("up_levels", length=n)
+        to_down, to_up = ((), *each_of("downsamplers", length=n - 1)), ((), *each_of("upsamplers", length=n - 1))
+        way_down = tuple((*before, *level) for before, level in zip(to_down, down, strict=True))
+        way_up = tuple((*before, *level) for before, level in zip(to_up, up, strict=True))
+        return (("stem",), *way_down, ("bottom",), *way_up, ("out",))
 
     @property
     def n_taps(self) -> int:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsegdiff_cli.networks.depth import Layers, each_of
+
 # Of the four stages: patch and stride of the embedding, width and heads in units of the first stage's, and by how much
 # keys and values are reduced (Table 6 of the paper).
 _PATCHES, _STRIDES, _WIDTHS, _REDUCTIONS = (7, 3, 3, 3), (4, 2, 2, 2), (1, 2, 5, 8), (8, 4, 2, 1)
@@ -193,6 +195,18 @@ class SegFormer(nn.Module):
         self.segformer = nn.ModuleDict({"encoder": encoder})
         self.decode_head = DecodeHead(encoder.channels, head_width, out_channels, dropout)
         self.apply(_initialise)
+
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each transformer block is one, and what leads to a stage another."""
+        encoder, layers = self.segformer["encoder"], []
+        for stage, blocks in enumerate(encoder.block):
+            # The norm at a stage's end goes with what follows it, here the next stage's embedding, or the head.
+            before = (f"segformer.encoder.layer_norm.{stage - 1}",) if stage else ()
+            layers += [(*before, f"segformer.encoder.patch_embeddings.{stage}")]
+            layers += each_of(f"segformer.encoder.block.{stage}", length=len(blocks))
+        last = f"segformer.encoder.layer_norm.{len(encoder.block) - 1}"
+        joined = ("decode_head.linear_c", "decode_head.linear_fuse", "decode_head.batch_norm")
+        return (*layers, (last, *joined), ("decode_head.classifier",))
 
     @property
     def divisor(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from medsegdiff_cli.networks.depth import Layers
 from medsegdiff_cli.networks.levels import total_stride
 
 
@@ -34,10 +35,43 @@ class TappedUNet(nn.Module):
         """Total stride per axis: every spatial size must be a multiple of it."""
         return total_stride(self.settings.level_strides, self.settings.n_dims)
 
+    @abstractmethod
+    def layers_in_order(self) -> Layers:
+        """Return the names of the submodules, layer by layer, input first (see `networks.depth`).
+
+        A layer is one entry of the lists of blocks or levels; stem, middle and output are layers of their own.
+        """
+
     @property
     @abstractmethod
     def n_taps(self) -> int:
         """Number of decoder blocks that can be read."""
+
+    def parts_up_to(self, tap: int) -> tuple[str, ...]:
+        """Return the names of the submodules between the middle and what a tap reads."""
+        layers = self.layers_in_order()
+        first = next(index for index, layer in enumerate(layers) if set(layer) & set(self.middle_parts)) + 1
+        return tuple(part for layer in layers[first : first + tap + 1] for part in layer)
+
+    def coarsest(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """Return the features of the middle (batch, channel, *coarsest spatial); the decoder is not computed.
+
+        Args:
+            x, t: as for `forward`.
+
+        Raises:
+            ValueError: the size of `x` is no multiple of the divisor, or a timestep is missing or not known.
+        """
+        self._check_input(x, t)
+        return self._encode(x, self._embed(t))[0]
+
+    @abstractmethod
+    def _embed(self, t: Tensor | None) -> Tensor | None:
+        """Return what the blocks are told about the timestep."""
+
+    @abstractmethod
+    def _encode(self, x: Tensor, embedding: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Return the features of the middle, and those of the way down that the decoder takes, coarsest last."""
 
     def _check_input(self, x: Tensor, t: Tensor | None) -> None:
         n_dims, size = self.settings.n_dims, tuple(x.shape[2:])

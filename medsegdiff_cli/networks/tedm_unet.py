@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medsegdiff_cli.networks.depth import Layers, each_of
 from medsegdiff_cli.networks.layers import SPATIAL_OPS, Upsample
 from medsegdiff_cli.networks.levels import check_levels, filled_strides
 from medsegdiff_cli.networks.tapped_unet import TappedUNet
@@ -133,6 +134,17 @@ class TEDMUNet(TappedUNet):
         """Build the network from settings or from their JSON form."""
         return cls(TEDMSettings.model_validate(settings))
 
+    def layers_in_order(self) -> Layers:
+        """Return the submodules, layer by layer: each level is one, with the convolution that leaves it."""
+        stem = ("stem",) if self.time_embed is None else ("time_embed", "stem")
+        n = len(self.up_levels)
+        down, up = each_of("down_levels", "down_resamplers", length=n), each_of("up_levels", "up_resamplers", length=n)
+        return (stem, *down, ("middle",), *up, ("final",), ("out",))
+
+    def parts_up_to(self, tap: int) -> tuple[str, ...]:
+        """Return the names of the submodules between the middle and what a tap reads, before its level is left."""
+        return super().parts_up_to(tap)[:-1]
+
     @property
     def n_taps(self) -> int:
         """Number of decoder blocks that can be read."""
@@ -161,14 +173,7 @@ class TEDMUNet(TappedUNet):
         self._check_input(x, t)
         wanted = () if taps is None else self._checked_taps(taps)
         embedding = self._embed(t)
-        h = stem = self.stem(x)
-        skips: list[Tensor] = []
-        for level, resample in zip(self.down_levels, self.down_resamplers, strict=True):
-            outputs = self._run(level, h, embedding)
-            skips.extend(outputs)
-            h = resample(outputs[-1])
-        first, attention, last = self.middle
-        h = last(attention(first(h, embedding)), embedding)
+        h, (stem, *skips) = self._encode(x, embedding)
         features: dict[int, Tensor] = {}
         for index, (level, resample) in enumerate(zip(self.up_levels, self.up_resamplers, strict=True)):
             joined = [skips.pop() for _ in range(self.settings.num_res_blocks)]
@@ -179,6 +184,16 @@ class TEDMUNet(TappedUNet):
                 return [features[tap] for tap in wanted]
             h = resample(h)
         return self.out(self.final(torch.cat([h, stem], dim=1), embedding))
+
+    def _encode(self, x: Tensor, embedding: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        h = self.stem(x)
+        skips = [h]
+        for level, resample in zip(self.down_levels, self.down_resamplers, strict=True):
+            outputs = self._run(level, h, embedding)
+            skips.extend(outputs)
+            h = resample(outputs[-1])
+        first, attention, last = self.middle
+        return last(attention(first(h, embedding)), embedding), skips
 
     def _run(
         self, level: nn.Module, h: Tensor, embedding: Tensor | None, joined: Sequence[Tensor] = ()

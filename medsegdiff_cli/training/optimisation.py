@@ -1,15 +1,17 @@
 """Optimiser and learning rate: what happens at a step is a function of the step, so there is no scheduler to save."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
-from medsegdiff_cli.errors import IntegrityError
+from medsegdiff_cli.errors import IntegrityError, UsageError, did_you_mean
+from medsegdiff_cli.networks.depth import depths_of
 
 _POLY_EXPONENT = 0.9  # nnU-Net (Isensee et al. 2021)
+_FACTOR = "factor"  # of the learning rate, in a parameter group
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -34,25 +36,73 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return final + (settings.learning_rate - final) * factor
 
 
+def learning_rate_factors(method: nn.Module, trained: Iterable[str], settings: TrainingSettings) -> dict[str, float]:
+    """Return by what the learning rate of each trained parameter is multiplied: layer_decay^depth x its own factor.
+
+    What belongs to no layer of the network, such as a head beside it, counts as its output.
+
+    Args:
+        trained: names of the parameters that a stage optimises.
+
+    Raises:
+        UsageError: the trained network says no order of its layers, or a factor is for a name that nothing has.
+    """
+    names = list(trained)
+    factors = dict.fromkeys(names, 1.0)
+    if settings.layer_decay != 1:
+        depths = depths_of(method)
+        if not any(name in depths for name in names):
+            raise UsageError(
+                f"{type(method).__name__} trains no network whose layers have an order, so none has a depth",
+                where="training.layer_decay",
+                fix="leave it out, or give factors by name: learning_rate_factors",
+            )
+        factors = {name: settings.layer_decay ** depths.get(name, 0) for name in names}
+    chosen: dict[str, str] = {}
+    for prefix in sorted(settings.learning_rate_factors, key=len):
+        found = [name for name in names if f"{name}.".startswith(f"{prefix.rstrip('.')}.")]
+        if not found:
+            parts = {".".join(name.split(".")[:length]) for name in names for length in (1, 2, 3)}
+            raise UsageError(
+                f"no trained parameter's name begins with '{prefix}'",
+                where="training.learning_rate_factors",
+                fix=did_you_mean(prefix, parts),
+            )
+        chosen.update(dict.fromkeys(found, prefix))
+    return {
+        name: value * settings.learning_rate_factors.get(chosen.get(name, ""), 1.0) for name, value in factors.items()
+    }
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the learning rate, times its factor."""
     for group in optimiser.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group[_FACTOR]
 
 
-def build_optimiser(parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of a stage; weight decay acts on every parameter, SGD's momentum is Nesterov's."""
-    values = list(parameters.values())
+def build_optimiser(
+    parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimiser of a stage; weight decay acts on every parameter, SGD's momentum is Nesterov's.
+
+    Args:
+        factors: of the learning rate, by name (see `learning_rate_factors`); parameters of one factor are a group.
+    """
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        by_factor.setdefault(1.0 if factors is None else factors[name], []).append(parameter)
+    groups = [
+        {"params": group, "lr": settings.learning_rate * factor, _FACTOR: factor} for factor, group in by_factor.items()
+    ]
     if settings.optimiser == "sgd":
         return torch.optim.SGD(
-            values,
-            lr=settings.learning_rate,
+            groups,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.momentum > 0,
         )
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(values, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
+    return kind(groups, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ class ValidationScore:
     """Result of predicting validation cases with the current prediction weights.
 
     Attributes:
-        value: the target metric, higher is better (mean foreground Dice); NaN when undefined.
+        value: the target metric, higher is better (`validation_metric`); NaN when undefined.
         cases: how many cases it was computed from.
-        details: further figures for `metrics.jsonl`, for example the Dice of each class.
+        details: further figures for `metrics.jsonl`, for example the value of each class.
         others: the target metric of other ways to predict, by name (samplers); each keeps best weights of its own.
     """
 

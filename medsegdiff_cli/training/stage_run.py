@@ -75,6 +75,7 @@ class StageRun:
             Interrupted, NotFinished: saved before the end.
         """
         self._begin()
+        self._tell_rates()
         enter_stage(self.method, self.stage)
         self._catch_up(None)
         if not self._is_over():
@@ -115,6 +116,13 @@ class StageRun:
             if found is None:
                 self.checkpoints.forget_best()
             self.journal.rewind(self.stage.name, self.counters.logged_step)
+
+    def _tell_rates(self) -> None:
+        """Log how far learning rates are apart, when they are and a stage begins."""
+        factors = self.updater.rate_factors.values()
+        if self.team.is_lead and self.counters.step == 0 and len(set(factors)) > 1:
+            rate, n = self.settings.learning_rate, len(set(factors))
+            log.info("%d learning rates, from %.3g to %.3g", n, rate * min(factors), rate * max(factors))
 
     def _advance(self, batches: Iterator[Batch]) -> None:
         """Make one step and what is due after it."""

@@ -22,6 +22,7 @@ from medsegdiff_cli.training.optimisation import (
     build_optimiser,
     gradient_norm,
     learning_rate,
+    learning_rate_factors,
     load_optimiser_tensors,
     optimiser_tensors,
     set_learning_rate,
@@ -64,7 +65,8 @@ class Updater:
         self.method, self.stage, self.settings, self.team = method, stage, settings, team
         self._seed, self._device, self._precision, self._channels_last = seed, device, precision, channels_last
         self._parameters = parameters_of_stage(method, stage)
-        self._optimiser = build_optimiser(self._parameters, settings)
+        self.rate_factors = learning_rate_factors(method, self._parameters, settings)
+        self._optimiser = build_optimiser(self._parameters, settings, self.rate_factors)
         self._ema = None if settings.ema_decay is None else Ema(self._parameters, settings.ema_decay)
 
     def update(self, batch: Batch, step: int) -> StepFigures:

@@ -1,7 +1,7 @@
 """Validation of a fold: quick scores during training, and the ordinary predictor and scores at its end."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import torch
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme
 from medsegdiff_cli.artifacts.preprocessed_store import PreprocessedStore
-from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
+from medsegdiff_cli.artifacts.recipe import ResolvedRecipe, ValidationMetric
 from medsegdiff_cli.artifacts.scores import Scores
 from medsegdiff_cli.inference.fusion import label_map
 from medsegdiff_cli.inference.volume import InferenceSettings, predict_volume
 from medsegdiff_cli.methods.base import Method, Sampling
-from medsegdiff_cli.metrics.overlap import overlap_of_masks
+from medsegdiff_cli.metrics.overlap import Overlap, overlap_of_masks
 from medsegdiff_cli.paths import VALIDATION
 from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.inputs import InputCase
@@ -33,9 +33,11 @@ from medsegdiff_cli.workflows.prediction_info import write_info
 from medsegdiff_cli.workflows.provenance import command_line
 from medsegdiff_cli.workflows.run_setup import RunSetup
 
+BACKGROUND = "background"
+
 
 def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Method], ValidationScore]:
-    """Return the function that scores a method while it trains: mean foreground Dice on the network's grid.
+    """Return the function that scores a method while it trains: its `validation_metric` on the network's grid.
 
     At most `training.validation_cases` cases are *predicted*, through the same windows as `msd predict`, with the
     model's own sampler and again with each other one of `training.validation_samplers`.
@@ -54,15 +56,13 @@ def quick_validator(setup: RunSetup, store: PreprocessedStore) -> Callable[[Meth
     )
 
     def score(method: Method, settings: InferenceSettings) -> tuple[float, dict[str, float]]:
-        per_class: dict[str, list[float]] = {name: [] for name in scheme.foreground_names}
+        overlaps = []
         for case in cases:
             stored = store.read(case)
             image = torch.from_numpy(np.array(stored.image, dtype=np.float32))
             predicted = label_map(predict_volume([method], image, case, settings).scores, scheme.classes_are_exclusive)
-            for name, dice in grid_dice(predicted.numpy(), np.asarray(stored.label), scheme).items():
-                per_class[name] += [] if math.isnan(dice) else [dice]
-        means = {name: sum(values) / len(values) for name, values in per_class.items() if values}
-        return (sum(means.values()) / len(means) if means else math.nan), means
+            overlaps.append(grid_overlaps(predicted.numpy(), np.asarray(stored.label), scheme))
+        return mean_score(overlaps, setup.recipe.training.validation_metric)
 
     def validate(method: Method) -> ValidationScore:
         value, details = score(method, settings)
@@ -81,22 +81,45 @@ def other_samplers(recipe: ResolvedRecipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in recipe.training.validation_samplers if name != own))
 
 
-def grid_dice(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> dict[str, float]:
-    """Return Dice per foreground class; NaN where a class is in neither.
+def mean_score(overlaps: Sequence[Mapping[str, Overlap]], metric: ValidationMetric) -> tuple[float, dict[str, float]]:
+    """Return the mean over classes, and the value of each class that has one; NaN when none has.
+
+    Args:
+        overlaps: what `grid_overlaps` returned, a case each.
+        metric: `dice` and `iou` are means over the cases that have the class, without background; `dataset_iou` is of
+            the counts of all cases together, background among the classes.
+    """
+    names = dict.fromkeys(name for case in overlaps for name in case)
+    values: dict[str, float] = {}
+    for name in names:
+        if metric == "dataset_iou":
+            found = [sum((case[name] for case in overlaps), Overlap(tp=0, fp=0, fn=0, tn=0)).iou]
+        else:
+            found = [getattr(case[name], metric) for case in overlaps] if name != BACKGROUND else []
+        if defined := [value for value in found if not math.isnan(value)]:
+            values[name] = sum(defined) / len(defined)
+    return (sum(values.values()) / len(values) if values else math.nan), values
+
+
+def grid_overlaps(predicted: np.ndarray, label: np.ndarray, scheme: LabelScheme) -> dict[str, Overlap]:
+    """Return the overlap of the background, which is what belongs to no class, and of each foreground class.
 
     Args:
         predicted: (*grid) class indices, or for regions a bit code (see `inference.fusion.label_map`).
         label: (*grid) inner indices.
     """
     ignore = label == scheme.ignore_index if scheme.ignore_value is not None else None
-    scores = {}
+    overlaps: dict[str, Overlap] = {}
+    anything = (np.zeros(label.shape, dtype=bool), np.zeros(label.shape, dtype=bool))
     for index, name in enumerate(scheme.foreground_names):
         if scheme.regions is None:
             pair = (predicted == index + 1, label == index + 1)
         else:
             pair = ((predicted >> index) & 1 == 1, np.isin(label, scheme.regions[index]))
-        scores[name] = overlap_of_masks(*pair, ignore).dice
-    return scores
+        overlaps[name] = overlap_of_masks(*pair, ignore)
+        for union, mask in zip(anything, pair, strict=True):
+            union |= mask
+    return {BACKGROUND: overlap_of_masks(~anything[0], ~anything[1], ignore), **overlaps}
 
 
 def validate_fold(setup: RunSetup) -> Scores:

@@ -19,20 +19,16 @@ from medsegdiff_cli.artifacts.recipe import (
     read_resolved_recipe,
 )
 from medsegdiff_cli.artifacts.run import RunRecord, StageRecord, read_run
-from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.base import Trainable
-from medsegdiff_cli.methods.iterative import IterativeMethod
 from medsegdiff_cli.methods.registry import find_trainable, is_pretraining
-from medsegdiff_cli.networks.feature_cache import FeatureCache
-from medsegdiff_cli.paths import FEATURES, RUN_RECIPE, find_dataset
+from medsegdiff_cli.paths import RUN_RECIPE, find_dataset
 from medsegdiff_cli.planning.nnunet_rules import Strides
 from medsegdiff_cli.planning.resolve import ResolvedPatch, resolve_batch
 from medsegdiff_cli.planning.scales import scale_table
 from medsegdiff_cli.planning.splits import limit_cases, splits_of
-from medsegdiff_cli.prediction.model import build_method, build_trainable, task_of
-from medsegdiff_cli.prediction.postprocessing import require_applicable
+from medsegdiff_cli.prediction.model import build_trainable, task_of
 from medsegdiff_cli.training.precision import resolve_precision
 from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
@@ -59,6 +55,7 @@ from medsegdiff_cli.workflows.recipes import (
 )
 from medsegdiff_cli.workflows.run_folder import run_folder
 from medsegdiff_cli.workflows.run_request import TrainRequest
+from medsegdiff_cli.workflows.settled import refuse_contradictions, with_epochs_as_steps, with_one_interval
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +120,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     if network := overrides.get("method.network", overrides.get("network")):
         sections["method"] = with_network(request.method, sections["method"], network)
     sections, max_batch = _with_scale(sections, request.method, plan, config, scale)
-    sections = apply_overrides(sections, overrides, request.method)
+    sections = with_one_interval(apply_overrides(sections, overrides, request.method), overrides)
     inherited = _inherited(request, planned_parent)
     sections["method"].update(inherited)
     weights_file = _settle_public_weights(request, planned_parent, sections)
@@ -132,9 +129,8 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val, hidden = _cases_of(request, dataset)
     _warn_of_labels_seen_before(request, dataset, train, val)
-    _refuse_contradictions(recipe, plan, val)
-    if recipe.training.feature_cache:
-        _refuse_useless_cache(recipe, task_of(plan, config))
+    recipe = with_epochs_as_steps(recipe, len(set(train) - set(hidden)))
+    refuse_contradictions(recipe, plan, task_of(plan, config), val)
     record = RunRecord(
         msd_version=__version__,
         method=request.method,
@@ -169,42 +165,6 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         patch=patch,
         weights_file=weights_file,
     )
-
-
-def _refuse_contradictions(recipe: ResolvedRecipe, plan: Plan, val: tuple[str, ...]) -> None:
-    require_applicable(recipe.prediction.postprocessing, plan.label_scheme(), plan.n_dims_of_images)
-    if recipe.training.selection == "best" and not (val and recipe.training.validate_every_steps != 0):
-        raise UsageError(
-            "the best weights cannot be selected without validation cases",
-            where="--selection",
-            fix="use --selection last, or a fold that validates",
-        )
-    if recipe.training.validation_samplers and not issubclass(find_trainable(recipe.method).load(), IterativeMethod):
-        raise UsageError(
-            f"'{recipe.method}' does not sample",
-            where="training.validation_samplers",
-            fix="leave it out, or train a method that predicts by sampling",
-        )
-
-
-def _refuse_useless_cache(recipe: ResolvedRecipe, task: Task) -> None:
-    """Find out before a training, and before the pretraining that it starts from, whether features can come again.
-
-    Raises:
-        UsageError: they cannot.
-    """
-    where = "training.feature_cache"
-    if is_pretraining(recipe.method):
-        raise UsageError(f"'{recipe.method}' has no frozen features to keep", where=where, fix="leave it out")
-    if recipe.augmentation.changes_images:
-        raise UsageError(
-            "a feature cache is of no use where augmentation changes every image",
-            where=where,
-            fix="use --preset paper, or switch augmentation off, or leave the cache out",
-        )
-    with torch.device("meta"):
-        method = build_method(recipe, task)
-    method.keep_features(FeatureCache(Path(FEATURES)))  # refuses; nothing is written
 
 
 def _settle_public_weights(

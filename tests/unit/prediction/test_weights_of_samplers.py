@@ -18,8 +18,9 @@ from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.methods.base import Sampling
 from medsegdiff_cli.methods.mask_diffusion import MaskDiffusion
-from medsegdiff_cli.prediction.model import load_fold, load_models
-from medsegdiff_cli.workflows import fold_validation, run_setup
+from medsegdiff_cli.prediction.model import load_fold, load_models, task_of
+from medsegdiff_cli.workflows import fold_validation
+from medsegdiff_cli.workflows import settled as settled_checks
 
 CPU = torch.device("cpu")
 
@@ -139,4 +140,4 @@ def test_validation_predicts_with_each_sampler_once(monkeypatch):
 def test_a_method_without_steps_has_no_samplers_to_validate_with():
     settled, plan = ResolvedRecipe.model_validate(recipe(method="supervised")), Plan.model_validate(PLAN)
     with pytest.raises(UsageError, match="'supervised' does not sample"):
-        run_setup._refuse_contradictions(settled, plan, ("a",))
+        settled_checks.refuse_contradictions(settled, plan, task_of(plan, "2d"), ("a",))
