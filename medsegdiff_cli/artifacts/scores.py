@@ -27,6 +27,9 @@ METRICS = (*RATIOS, *DISTANCES, "nsd", "volume_prediction", "volume_reference")
 COUNTS = ("tp", "fp", "fn", "tn", "n_pred", "n_ref")
 FLAGS = ("missed", "spurious", "undefined")
 
+# Aggregations that papers quote as one number.
+NAMED = ("jaccard_per_image", "miou")
+
 DEFINITIONS = {
     "dice": "2 TP / (2 TP + FP + FN)",
     "iou": "TP / (TP + FP + FN)",
@@ -45,6 +48,10 @@ DEFINITIONS = {
     "per_case_then_class": "mean over the classes of a case, then statistics over cases",
     "case_by_class": "mean over the cases of a class, then statistics over classes; its dice is foreground_mean",
     "dataset_level": "TP, FP, FN of all cases added up, then one ratio a class",
+    "jaccard_per_image": "iou of a case, mean over its classes without background, then over cases: the iou of "
+    "per_case_then_class; a class in neither prediction nor reference is left out, it does not count as 1",
+    "miou": "TP, FP, FN of all cases added up, iou of each class, the background among them; mean over the classes "
+    "that occur in a prediction or reference",
 }
 
 
@@ -88,6 +95,15 @@ class ClassScore(StrictModel):
     undefined: bool
 
 
+class VoxelCounts(StrictModel):
+    """Voxels of a mask against its reference; ignored ones count nowhere."""
+
+    tp: int = _nnunet("TP")
+    fp: int = _nnunet("FP")
+    fn: int = _nnunet("FN")
+    tn: int = _nnunet("TN")
+
+
 class CaseScore(StrictModel):
     """The scores of one case, one per class in the order of `Scores.classes`.
 
@@ -96,6 +112,7 @@ class CaseScore(StrictModel):
         distance_unit: px for images without physical spacing.
         volume_unit: ml for volumes, mm2 for slices, px without physical spacing.
         image_diagonal: in the distance unit; stands for distances to what is not there.
+        background: of what belongs to no class; None in files of earlier versions.
     """
 
     case: str
@@ -108,6 +125,7 @@ class CaseScore(StrictModel):
     volume_unit: Literal["ml", "mm2", "px"]
     image_diagonal: float
     classes: tuple[ClassScore, ...]
+    background: VoxelCounts | None = None
 
 
 class Statistic(StrictModel):
@@ -130,6 +148,7 @@ class ScoreSummary(StrictModel):
         case_by_class: metric to statistic.
         dataset_level: class name to ratio.
         dataset_level_mean: ratio, mean over the classes.
+        named: the aggregations of `NAMED`; one that a case lacks numbers for is None.
     """
 
     n_cases: int
@@ -142,6 +161,7 @@ class ScoreSummary(StrictModel):
     case_by_class: dict[str, Statistic]
     dataset_level: dict[str, dict[str, float | None]]
     dataset_level_mean: dict[str, float | None]
+    named: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Scores(StrictModel):

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medsegdiff_cli.artifacts.scores import ClassScore
+from medsegdiff_cli.artifacts.scores import ClassScore, VoxelCounts
 from medsegdiff_cli.metrics.overlap import Overlap, joint_histogram, overlap_of_labels
 from medsegdiff_cli.metrics.surface import SurfaceDistances, image_diagonal_mm, surface_distances
 
@@ -26,7 +26,7 @@ def score_case(
     ignore_value: int | None = None,
     nsd_tolerance_mm: float,
     has_physical_spacing: bool = True,
-) -> list[ClassScore]:
+) -> tuple[list[ClassScore], VoxelCounts]:
     """Score a predicted label map.
 
     Args:
@@ -39,7 +39,7 @@ def score_case(
         has_physical_spacing: False gives volumes in px instead of ml (3-D) or mm2 (2-D).
 
     Returns:
-        One score per class, in the order of `classes`.
+        One score per class, in the order of `classes`, and the counts of what belongs to no class.
     """
     values = sorted({value for members in classes.values() for value in members})
     predicted, referenced = _as_indices(prediction, values), _as_indices(reference, values)
@@ -61,7 +61,8 @@ def score_case(
         distances = surface_distances(in_prediction, in_reference, spacing_mm, whole_image_diagonal_mm=diagonal_mm)
         overlap = overlap_of_labels(histogram, indices)
         scores.append(_as_score(name, overlap, distances, nsd_tolerance_mm, voxel_volume))
-    return scores
+    nothing = overlap_of_labels(histogram, [0])
+    return scores, VoxelCounts(tp=nothing.tp, fp=nothing.fp, fn=nothing.fn, tn=nothing.tn)
 
 
 def volume_unit(n_dims: int, has_physical_spacing: bool) -> Literal["ml", "mm2", "px"]:

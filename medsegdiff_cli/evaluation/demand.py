@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from medsegdiff_cli.artifacts.scores import DISTANCES, RATIOS, Scores
+from medsegdiff_cli.artifacts.scores import DISTANCES, NAMED, RATIOS, Scores
 from medsegdiff_cli.errors import BelowDemandedScore, UsageError, did_you_mean
 
-_DEMANDABLE = (*RATIOS, "nsd", *DISTANCES)
+_DEMANDABLE = (*RATIOS, "nsd", *DISTANCES, *NAMED)
 
 
 def demand(scores: Scores, demands: Sequence[str]) -> None:
-    """Compare means (case by class, nnU-Net's foreground mean) with what is demanded.
+    """Compare means (case by class, nnU-Net's foreground mean, or a named one) with what is demanded.
 
     Args:
         scores: the scores of a set of cases.
@@ -22,7 +22,8 @@ def demand(scores: Scores, demands: Sequence[str]) -> None:
     """
     short = []
     for metric, demanded in (_parse(text) for text in demands):
-        value = scores.overall.case_by_class[metric].mean
+        overall = scores.overall
+        value = overall.named.get(metric) if metric in NAMED else overall.case_by_class[metric].mean
         at_most = metric in DISTANCES
         if value is None or (value > demanded if at_most else value < demanded):
             found = "undefined" if value is None else f"{value:.4f}"

@@ -84,7 +84,7 @@ def score_pair(pair: ScorePair, settings: ScoreSettings) -> CaseScore:
     """
     labels = read_pair(pair, settings)
     geometry, is_physical = labels.geometry, labels.geometry.has_physical_spacing
-    classes = score_case(
+    classes, background = score_case(
         labels.prediction,
         labels.reference,
         settings.classes,
@@ -107,6 +107,7 @@ def score_pair(pair: ScorePair, settings: ScoreSettings) -> CaseScore:
         volume_unit=volume_unit(geometry.n_dims, is_physical),
         image_diagonal=diagonal,
         classes=tuple(classes),
+        background=background,
     )
 
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff_cli.artifacts.scores import METRICS, RATIOS, CaseScore, ClassScore, Scores, ScoreSummary, Statistic
+from medsegdiff_cli.artifacts.scores import (
+    METRICS,
+    RATIOS,
+    CaseScore,
+    ClassScore,
+    Scores,
+    ScoreSummary,
+    Statistic,
+    VoxelCounts,
+)
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.metrics.overlap import Overlap
 
@@ -79,6 +88,11 @@ def summarise(cases: Sequence[CaseScore], class_names: Sequence[str]) -> ScoreSu
         for name, scores in rows.items()
     }
     dataset_level = {name: _pooled_ratios(scores) for name, scores in rows.items()}
+    per_case_then_class = {
+        metric: statistic_of([_mean([getattr(score, metric) for score in case.classes]) for case in cases])
+        for metric in METRICS
+    }
+    named = {"jaccard_per_image": per_case_then_class["iou"].mean, "miou": _miou(cases, dataset_level)}
     return ScoreSummary(
         n_cases=len(cases),
         missing_predictions=sum(case.missing_prediction for case in cases),
@@ -86,16 +100,26 @@ def summarise(cases: Sequence[CaseScore], class_names: Sequence[str]) -> ScoreSu
         spurious={name: sum(score.spurious for score in scores) for name, scores in rows.items()},
         undefined={name: sum(score.undefined for score in scores) for name, scores in rows.items()},
         per_class=per_class,
-        per_case_then_class={
-            metric: statistic_of([_mean([getattr(score, metric) for score in case.classes]) for case in cases])
-            for metric in METRICS
-        },
+        per_case_then_class=per_case_then_class,
         case_by_class={
             metric: statistic_of([per_class[name][metric].mean for name in class_names]) for metric in METRICS
         },
         dataset_level=dataset_level,
         dataset_level_mean={ratio: _mean([ratios[ratio] for ratios in dataset_level.values()]) for ratio in RATIOS},
+        named=named,
     )
+
+
+def _miou(cases: Sequence[CaseScore], dataset_level: Mapping[str, Mapping[str, float | None]]) -> float | None:
+    """Return the mean IoU of the whole set of cases, background included; None when a case does not know that.
+
+    The metric of LEDM (Baranchuk et al. 2022) and, on faces, of Sauvalle & Salzmann 2024. Differs from LEDM's code: a
+    class that occurs nowhere is left out; there it counts as 0.
+    """
+    backgrounds = [case.background for case in cases if case.background is not None]
+    if len(backgrounds) < len(cases):
+        return None
+    return _mean([_pooled_ratios(backgrounds)["iou"], *(ratios["iou"] for ratios in dataset_level.values())])
 
 
 def _split_by(cases: Sequence[CaseScore], attribute: str) -> dict[str, list[CaseScore]]:
@@ -120,7 +144,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _pooled_ratios(scores: Sequence[ClassScore]) -> dict[str, float | None]:
+def _pooled_ratios(scores: Sequence[ClassScore | VoxelCounts]) -> dict[str, float | None]:
     """Return the ratios of the counts of all cases together; None when the class is nowhere."""
     total = Overlap(tp=0, fp=0, fn=0, tn=0)
     for score in scores:

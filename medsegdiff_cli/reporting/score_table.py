@@ -71,8 +71,14 @@ def score_report(scores: Scores) -> RenderableType:
     parts: list[RenderableType] = [score_table(scores)]
     if len(scores.domains) > 1:
         parts.append(domain_table(scores))
+    parts.extend(Text(f"{words}: {_number(value)}.") for words, value in _named(scores.overall))
     parts.extend(Text(sentence) for sentence in _sentences(scores, scores.overall))
     return Group(*parts)
+
+
+def _named(overall: ScoreSummary) -> list[tuple[str, float]]:
+    words = {"jaccard_per_image": "Jaccard index per image", "miou": "mIoU of the data set, background included"}
+    return [(text, value) for name, text in words.items() if (value := overall.named.get(name)) is not None]
 
 
 def _sentences(scores: Scores, overall: ScoreSummary) -> list[str]:

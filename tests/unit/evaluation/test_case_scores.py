@@ -1,11 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from medpy.metric import binary
 
+from medsegdiff_cli.artifacts.scores import ClassScore
 from medsegdiff_cli.evaluation.case_scores import score_case, volume_unit
 
 SPACING_MM = (2.0, 1.0, 0.5)
 CLASSES = {"liver": (1,), "vessel": (420,), "both": (1, 420)}
+
+
+def class_scores(*arrays: Any, **options: Any) -> list[ClassScore]:
+    """Return the scores of the classes; those of the background are tested with the summary."""
+    return score_case(*arrays, **options)[0]
 
 
 def label_maps(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +27,7 @@ def label_maps(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_every_class_and_region_equals_medpy_on_its_mask() -> None:
     prediction, reference = label_maps()
-    scores = score_case(prediction, reference, CLASSES, SPACING_MM, nsd_tolerance_mm=1.0)
+    scores = class_scores(prediction, reference, CLASSES, SPACING_MM, nsd_tolerance_mm=1.0)
     assert [score.class_name for score in scores] == ["liver", "vessel", "both"]
     for score in scores:
         masks = [np.isin(label, CLASSES[score.class_name]) for label in (prediction, reference)]
@@ -34,12 +42,12 @@ def test_every_class_and_region_equals_medpy_on_its_mask() -> None:
 def test_volumes_are_in_millilitres_square_millimetres_or_pixels() -> None:
     prediction, reference = label_maps()
     n_voxels = 5 * 7 * 6 - 3 * 2 * 4  # the liver's box without what the vessel overwrote
-    liver = score_case(prediction, reference, {"liver": (1,)}, SPACING_MM, nsd_tolerance_mm=1)[0]
+    liver = class_scores(prediction, reference, {"liver": (1,)}, SPACING_MM, nsd_tolerance_mm=1)[0]
     assert liver.volume_reference == pytest.approx(n_voxels * (2.0 * 1.0 * 0.5) / 1000)
-    slice_scores = score_case(prediction[5], reference[5], {"liver": (1,)}, (1.0, 0.5), nsd_tolerance_mm=1)
+    slice_scores = class_scores(prediction[5], reference[5], {"liver": (1,)}, (1.0, 0.5), nsd_tolerance_mm=1)
     assert slice_scores[0].volume_reference == np.count_nonzero(reference[5] == 1) * 0.5
     options = {"nsd_tolerance_mm": 1, "has_physical_spacing": False}
-    photo = score_case(prediction[5], reference[5], {"liver": (1,)}, (1.0, 1.0), **options)[0]
+    photo = class_scores(prediction[5], reference[5], {"liver": (1,)}, (1.0, 1.0), **options)[0]
     assert photo.volume_reference == np.count_nonzero(reference[5] == 1)
     assert [volume_unit(3, True), volume_unit(2, True), volume_unit(2, False)] == ["ml", "mm2", "px"]
 
@@ -48,8 +56,8 @@ def test_ignored_voxels_are_in_no_count_and_on_no_surface() -> None:
     prediction, reference = label_maps()
     ignored = reference.copy()
     ignored[:, 10:] = 7
-    scores = score_case(prediction, ignored, CLASSES, SPACING_MM, ignore_value=7, nsd_tolerance_mm=1.0)
-    cropped = score_case(prediction[:, :10], reference[:, :10], CLASSES, SPACING_MM, nsd_tolerance_mm=1.0)
+    scores = class_scores(prediction, ignored, CLASSES, SPACING_MM, ignore_value=7, nsd_tolerance_mm=1.0)
+    cropped = class_scores(prediction[:, :10], reference[:, :10], CLASSES, SPACING_MM, nsd_tolerance_mm=1.0)
     assert scores == cropped
 
 
@@ -57,7 +65,7 @@ def test_a_class_in_neither_map_is_undefined_and_a_lost_one_gets_the_worst() -> 
     prediction, reference = np.zeros((2, 3, 4), dtype=np.uint8)
     reference[0, 0], prediction[2, 2] = 1, 2
     classes = {"missed": (1,), "spurious": (2,), "absent": (3,)}
-    missed, spurious, absent = score_case(prediction, reference, classes, (1.0, 1.0), nsd_tolerance_mm=1)
+    missed, spurious, absent = class_scores(prediction, reference, classes, (1.0, 1.0), nsd_tolerance_mm=1)
     assert (missed.missed, missed.spurious, missed.undefined) == (True, False, False)
     assert (spurious.missed, spurious.spurious, spurious.undefined) == (False, True, False)
     for score in (missed, spurious):
@@ -71,21 +79,21 @@ def test_a_class_in_neither_map_is_undefined_and_a_lost_one_gets_the_worst() -> 
 def test_any_integer_label_values_score_the_same(values: tuple[int, int]) -> None:
     plain_prediction, plain_reference = (np.digitize(label, [1, 420]) for label in label_maps())
     named = np.array((0, *values))
-    expected = score_case(plain_prediction, plain_reference, {"a": (1,), "b": (2,)}, SPACING_MM, nsd_tolerance_mm=1)
+    expected = class_scores(plain_prediction, plain_reference, {"a": (1,), "b": (2,)}, SPACING_MM, nsd_tolerance_mm=1)
     classes = {"a": values[:1], "b": values[1:]}
-    actual = score_case(named[plain_prediction], named[plain_reference], classes, SPACING_MM, nsd_tolerance_mm=1)
+    actual = class_scores(named[plain_prediction], named[plain_reference], classes, SPACING_MM, nsd_tolerance_mm=1)
     assert actual == expected
 
 
 def test_more_than_255_classes_are_scored() -> None:
     reference = np.arange(300).reshape(15, 20)
     classes = {f"c{value}": (value,) for value in range(1, 300)}
-    scores = score_case(reference, reference, classes, (1.0, 1.0), nsd_tolerance_mm=1)
+    scores = class_scores(reference, reference, classes, (1.0, 1.0), nsd_tolerance_mm=1)
     assert {score.dice for score in scores} == {1.0}
 
 
 def test_a_reference_scored_against_itself_is_perfect() -> None:
     _, reference = label_maps()
-    for score in score_case(reference, reference, CLASSES, SPACING_MM, nsd_tolerance_mm=0):
+    for score in class_scores(reference, reference, CLASSES, SPACING_MM, nsd_tolerance_mm=0):
         assert (score.dice, score.iou, score.precision, score.recall, score.nsd) == (1, 1, 1, 1, 1)
         assert (score.hd95_pooled, score.hd95_max, score.assd) == (0, 0, 0)

@@ -1,5 +1,6 @@
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,19 @@ from medsegdiff_cli.evaluation.summary import collect_scores, merge_scores
 CLASSES = {"a": (1,), "b": (2,), "any": (1, 2)}
 
 
-def scored(name: str, prediction: list[int], reference: list[int], group: str | None = None) -> CaseScore:
+def scored(
+    name: str,
+    prediction: Sequence[int],
+    reference: Sequence[int],
+    group: str | None = None,
+    classes: dict[str, tuple[int, ...]] | None = None,
+    ignore: int | None = None,
+) -> CaseScore:
     """Score one row of pixels, 1 px each."""
     arrays = (np.array([row]) for row in (prediction, reference))
-    scores = score_case(*arrays, CLASSES, (1.0, 1.0), nsd_tolerance_mm=1, has_physical_spacing=False)
+    scores, background = score_case(
+        *arrays, classes or CLASSES, (1.0, 1.0), ignore_value=ignore, nsd_tolerance_mm=1, has_physical_spacing=False
+    )
     return CaseScore(
         case=name,
         group=group,
@@ -28,6 +38,7 @@ def scored(name: str, prediction: list[int], reference: list[int], group: str | 
         volume_unit="px",
         image_diagonal=float(np.hypot(1, len(reference))),
         classes=tuple(scores),
+        background=background,
     )
 
 
@@ -58,6 +69,48 @@ def test_the_three_aggregations_are_what_they_are_called() -> None:
     # Pooled: class a has 2 + 1 common pixels of 2 + 3 predicted and 2 + 1 in the reference.
     assert overall.dataset_level["a"]["dice"] == 2 * 3 / (5 + 3)
     assert overall.undefined == {"a": 0, "b": 1, "any": 0}
+
+
+def test_the_named_aggregations_by_hand() -> None:
+    """Case 1: a 2 of 2, b 1 of 2 pixels shared, background 2 of 3; case 2: a 1 of 3, background 3 of 5; no b, no c."""
+    classes = {"a": (1,), "b": (2,), "c": (3,)}
+    cases = [
+        scored("x", [1, 1, 0, 2, 2, 0], [1, 1, 0, 2, 0, 0], classes=classes),
+        scored("y", [1, 1, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], classes=classes),
+    ]
+    named = collect_scores(cases, classes, nsd_tolerance=1).overall.named
+    assert named["jaccard_per_image"] == pytest.approx(((2 / 2 + 1 / 2) / 2 + 1 / 3) / 2)
+    iou_of_a, iou_of_b, iou_of_background = (2 + 1) / (2 + 3), 1 / 2, (2 + 3) / (3 + 5)
+    assert named["miou"] == pytest.approx((iou_of_a + iou_of_b + iou_of_background) / 3)
+
+
+def test_the_iou_of_a_dataset_equals_a_count_pixel_by_pixel() -> None:
+    """Classes 1 to 3, of which 3 is nowhere, 9 ignored and 7 of no class: it is background."""
+    rng, classes = np.random.default_rng(0), {"a": (1,), "b": (2,), "c": (3,)}
+    rows = [(rng.choice([0, 1, 2, 7], 50).tolist(), rng.choice([0, 1, 2, 9], 50).tolist()) for _ in range(3)]
+    cases = [scored(str(n), *row, classes=classes, ignore=9) for n, row in enumerate(rows)]
+    ious = []
+    for value in (0, 1, 2, 3):
+        pixels = [(p, r) for row in rows for p, r in zip(*row, strict=True) if r != 9]
+        pairs = [((p if p in (1, 2, 3) else 0) == value, r == value) for p, r in pixels]
+        either = sum(p or r for p, r in pairs)
+        ious += [sum(p and r for p, r in pairs) / either] if either else []
+    assert len(ious) == 3
+    assert collect_scores(cases, classes, nsd_tolerance=1).overall.named["miou"] == pytest.approx(sum(ious) / 3)
+
+
+def test_scores_of_an_earlier_version_have_no_counts_of_the_background_and_no_miou() -> None:
+    cases = [case.model_copy(update={"background": None}) for case in two_cases()]
+    named = collect_scores(cases, CLASSES, nsd_tolerance=1).overall.named
+    assert named["miou"] is None
+    assert named["jaccard_per_image"] is not None
+
+
+def test_named_aggregations_can_be_demanded() -> None:
+    scores = summary_of_two()
+    demand(scores, ["miou=0.1", "jaccard_per_image=0.1"])
+    with pytest.raises(BelowDemandedScore, match=r"miou is 0\.\d+, demanded is at least 0\.99"):
+        demand(scores, ["miou=0.99"])
 
 
 def test_groups_and_domains_have_summaries_of_their_own() -> None:

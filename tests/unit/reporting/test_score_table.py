@@ -21,6 +21,7 @@ def summary(mean: float | None, n_cases: int = 4) -> ScoreSummary:
         case_by_class=dict.fromkeys(METRICS, Statistic(mean=0.375, std=0.1, median=0.2, n=2, undefined=0)),
         dataset_level={},
         dataset_level_mean={"dice": 0.625},
+        named={"jaccard_per_image": 0.4375, "miou": None},
     )
 
 
@@ -52,6 +53,12 @@ def test_a_row_holds_mean_and_deviation_with_n_missed_and_spurious(scores: Score
     text = text_of(score_table(scores))
     assert row_of(text, "lobe") == ["[lobe] left", *["0.500 ± 0.125"] * 4, "3", "2", "0"]
     assert row_of(text, "vein") == ["vein", *["12.3"] * 4, "1", "0", "1"]
+
+
+def test_what_papers_quote_stands_below_where_it_is_known(scores: Scores) -> None:
+    text = text_of(score_report(scores))
+    assert "Jaccard index per image: 0.438." in text
+    assert "mIoU" not in text
 
 
 def test_every_aggregation_has_its_name(scores: Scores) -> None:
