@@ -7,6 +7,7 @@ item therefore sees the same numbers whatever the batch size, order, shard or nu
 import hashlib
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ def stream_seed(*key: object) -> int:
     """Return a 63-bit seed that depends on every part of `key` and on nothing else."""
     text = "\x1f".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class NormalSource(Protocol):
+    """Whatever gives standard normal numbers to each item of a batch."""
+
+    def randn(self, *shape: int) -> Tensor:
+        """Return standard normal numbers (batch, *shape)."""
 
 
 class NoiseSource:

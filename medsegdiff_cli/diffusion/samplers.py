@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medsegdiff_cli.diffusion.gaussian import Parameterisation
 from medsegdiff_cli.diffusion.grids import Grid, transitions
-from medsegdiff_cli.diffusion.noise import NoiseSource
+from medsegdiff_cli.diffusion.noise import NormalSource
 from medsegdiff_cli.diffusion.schedules import CLEAN, Schedule
 from medsegdiff_cli.errors import UsageError, did_you_mean
 
@@ -243,7 +243,7 @@ def sample(
     grid: Grid,
     sampler: Sampler,
     schedule: Schedule,
-    noise_source: NoiseSource | None = None,
+    noise_source: NormalSource | None = None,
 ) -> Tensor:
     """Walk down the grid and return the last estimate of x_0; nothing but the running state is kept.
 

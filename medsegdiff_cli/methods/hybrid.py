@@ -15,7 +15,6 @@ otherwise, which is the same loss and well scaled at all timesteps. The paper do
 -1 and 1: see `mask_range`. Regions, which may overlap, have a mask each and no background.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,12 +23,12 @@ from torch import Tensor
 
 from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.task import Task
-from medsegdiff_cli.diffusion.gaussian import predict_x_0, q_sample
+from medsegdiff_cli.diffusion.gaussian import Parameterisation, predict_x_0, q_sample
 from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.losses import one_hot
 from medsegdiff_cli.methods.backbone import TimedBackboneSettings, build_backbone
-from medsegdiff_cli.methods.base import Objective, Stage
-from medsegdiff_cli.methods.denoising import generated_images
+from medsegdiff_cli.methods.base import Stage
+from medsegdiff_cli.methods.generating import GenerativeObjective
 
 # lambda x SNR at the first timestep, in the paper: 1e-4 x 9999.
 _WEIGHT_AT_FIRST = 0.9999
@@ -51,12 +50,13 @@ class HybridSettings(TimedBackboneSettings):
     mask_range: Literal["unit", "signed"] = "unit"
 
 
-class Hybrid(Objective):
+class Hybrid(GenerativeObjective):
     """Noisy image and timestep in; image and mask out."""
 
     Settings = HybridSettings
     stages = (Stage(name="pretrain", supervision="partial", effort=2.0),)
     outputs = ("image", "classes")
+    draws_masks = True
 
     def __init__(self, task: Task, settings: HybridSettings) -> None:
         super().__init__(task, settings)
@@ -112,16 +112,18 @@ class Hybrid(Objective):
         mask = one_hot(label, valid, self.task.n_classes) if self.task.classes_are_exclusive else label
         return 2 * mask.float() - 1 if self.settings.mask_range == "signed" else mask.float()
 
-    @torch.inference_mode()
-    def illustrate(self, noise: NoiseSource, shape: Sequence[int]) -> Tensor:
-        """Return generated images (batch, channel, *shape), without their masks, by DDIM in 50 steps."""
-        kind = self.settings.parameterisation
+    @property
+    def parameterisation(self) -> Parameterisation:
+        """What the network says of the image, as set."""
+        kind: Parameterisation = self.settings.parameterisation
+        return kind
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            output = self.network(x_t, t).float()[:, : self.task.in_channels]
-            return predict_x_0(output, x_t, t, self.schedule, kind)
-
-        return generated_images(denoise, noise.randn(self.task.in_channels, *shape), self.schedule, kind)
+    def estimate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the estimates of clean image and mask, E[x, y | x_t]; the mask from 0 to 1 whatever `mask_range`."""
+        image, mask = self.network(x_t, t).float().split([self.task.in_channels, self.task.n_classes], 1)
+        if self.settings.mask_range == "signed":
+            mask = (mask + 1) / 2
+        return predict_x_0(image, x_t, t, self.schedule, self.parameterisation), mask
 
     @property
     def divisor(self) -> tuple[int, ...]:
