@@ -33,10 +33,12 @@ from medsegdiff_cli.cli.train import (
     NameOption,
     PlansOption,
     RecipeOption,
+    RunsOption,
     ScaleOption,
     SelectionOption,
     StepOption,
     override_of_step,
+    starting_point,
     train_fold,
 )
 
@@ -64,6 +66,7 @@ def finetune(
         float, typer.Option("--min-coverage", min=0, max=1, help="Least share of the network that RUN must fill.")
     ] = 0.5,
     seed: SeedOption = 0,
+    runs: RunsOption = None,
     name: NameOption = None,
     max_time: MaxTimeOption = None,
     device: DeviceOption = None,
@@ -79,10 +82,7 @@ def finetune(
 
     Example: `msd finetune supervised 12 --from supervised__2d --cases 6`
     """
-    from medsegdiff_cli.paths import open_workspace
-    from medsegdiff_cli.workflows.bundle import opened_parent
-
-    with opened_parent(parent, open_workspace(workspace), fold) as folder:
+    with starting_point(parent, workspace, fold) as folder:
         train_fold(
             {
                 "method": method,
@@ -104,6 +104,7 @@ def finetune(
                 "overwrite": overwrite,
             },
             fold=fold,
+            runs=runs,
             device=device,
             workers=workers,
             workspace=workspace,

@@ -27,6 +27,7 @@ from medsegdiff_cli.cli.shell import (
     parse_pairs,
     print_forecast,
     print_json,
+    print_table,
     progress_bar,
     say,
     verb,
@@ -34,6 +35,7 @@ from medsegdiff_cli.cli.shell import (
 
 if TYPE_CHECKING:
     from medsegdiff_cli.training.outcome import Progress
+    from medsegdiff_cli.workflows.repeated_runs import RepeatedRuns
     from medsegdiff_cli.workflows.run_setup import RunSetup
     from medsegdiff_cli.workflows.train import TrainReport
     from medsegdiff_cli.workflows.train_method import Bars
@@ -51,6 +53,10 @@ SelectionOption = Annotated[
 NameOption = Annotated[str | None, typer.Option("--name", help="Ending of the run's name, for a run of its own.")]
 StepOption = Annotated[
     int | None, typer.Option("--step", min=0, help="step-probe: the one timestep to probe, as --set timesteps=[N].")
+]
+RunsOption = Annotated[
+    int | None,
+    typer.Option("--runs", min=1, help="Train so many, with seeds S, S+1, ..., and average their validation scores."),
 ]
 MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
 
@@ -71,7 +77,11 @@ def train(
     overrides: SetOption = None,
     step: StepOption = None,
     selection: SelectionOption = None,
+    parent: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="Start from this run, as `msd finetune` does.")
+    ] = None,
     seed: SeedOption = 0,
+    runs: RunsOption = None,
     name: NameOption = None,
     max_time: MaxTimeOption = None,
     device: DeviceOption = None,
@@ -88,35 +98,53 @@ def train(
     A method that starts from a pretraining makes it first, or uses the one that is there; --set changes that one, too,
     where it owns the setting (network, noise schedule), and --set pretrain.KEY=VALUE always does.
     Afterwards the fold's validation cases are predicted and scored into `fold_K/validation/`.
+    With --from, training starts from that run and makes no pretraining. With --runs 3, three runs of consecutive seeds
+    are trained, or used again where they are finished, and their scores averaged.
 
     Example: `msd train supervised 4 --config 3d --fold 0 --scale small`
     """
-    train_fold(
-        {
-            "method": method,
-            "dataset": one_dataset(dataset, dataset_option),
-            "config": config,
-            "cases": cases,
-            "count": count,
-            "scale": scale,
-            "preset": preset,
-            "recipe": recipe,
-            "plans_name": plans_name,
-            "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
-            "selection": selection,
-            "seed": seed,
-            "name": name,
-            "max_time_s": parse_duration(max_time, "--max-time"),
-            "overwrite": overwrite,
-        },
-        fold=fold,
-        device=device,
-        workers=workers,
-        workspace=workspace,
-        dry_run=dry_run,
-        json_output=json_output,
-        quiet=quiet,
-    )
+    settings = {
+        "method": method,
+        "dataset": one_dataset(dataset, dataset_option),
+        "config": config,
+        "cases": cases,
+        "count": count,
+        "scale": scale,
+        "preset": preset,
+        "recipe": recipe,
+        "plans_name": plans_name,
+        "overrides": {**parse_pairs(overrides, "=", "--set"), **override_of_step(step)},
+        "selection": selection,
+        "seed": seed,
+        "name": name,
+        "max_time_s": parse_duration(max_time, "--max-time"),
+        "overwrite": overwrite,
+    }
+    with starting_point(parent, workspace, fold) as folder:
+        train_fold(
+            {**settings, "parent": folder},
+            fold=fold,
+            runs=runs,
+            device=device,
+            workers=workers,
+            workspace=workspace,
+            dry_run=dry_run,
+            json_output=json_output,
+            quiet=quiet,
+        )
+
+
+@contextmanager
+def starting_point(parent: str | None, workspace: Path | None, fold: str) -> Iterator[Path | None]:
+    """Yield the fold's folder that `--from` names, None without it."""
+    if parent is None:
+        yield None
+        return
+    from medsegdiff_cli.paths import open_workspace
+    from medsegdiff_cli.workflows.bundle import opened_parent
+
+    with opened_parent(parent, open_workspace(workspace), fold) as folder:
+        yield folder
 
 
 def override_of_step(step: int | None) -> dict[str, str]:
@@ -128,6 +156,7 @@ def train_fold(
     settings: dict[str, Any],
     *,
     fold: str,
+    runs: int | None,
     device: str | None,
     workers: int | None,
     workspace: Path | None,
@@ -135,9 +164,10 @@ def train_fold(
     json_output: bool,
     quiet: bool,
 ) -> None:
-    """Train one fold and print what came out; shared by `train` and `finetune`."""
+    """Train one fold, once or several times, and print what came out; shared by `train` and `finetune`."""
     from medsegdiff_cli.paths import open_workspace
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
+    from medsegdiff_cli.workflows.repeated_runs import settle_runs, train_repeatedly
     from medsegdiff_cli.workflows.run_request import TrainRequest
     from medsegdiff_cli.workflows.train_method import settle_training, train_method
 
@@ -152,8 +182,11 @@ def train_fold(
     if dry_run:
         from medsegdiff_cli.workflows.forecast import forecast_runs
 
-        settled = settle_training(request)
-        print_forecast(forecast_runs(settled.runs), json_output, run=str(settled.setup.folder))
+        forecast = forecast_runs(settle_runs(request, runs or 1))
+        print_forecast(forecast, json_output, run=str(settle_training(request).setup.folder))
+        return
+    if runs is not None:
+        print_repeated(train_repeatedly(request, runs, step_bars(quiet, json_output)), json_output, quiet)
         return
     setup, report = train_method(request, step_bars(quiet, json_output))
     print_outcome(setup, report, json_output, quiet)
@@ -183,6 +216,32 @@ def print_outcome(setup: "RunSetup", report: "TrainReport", json_output: bool, q
         from medsegdiff_cli.cli.evaluate import print_scores
 
         print_scores(report.scores, False, quiet)
+
+
+def print_repeated(repeated: "RepeatedRuns", json_output: bool, quiet: bool) -> None:
+    """Print mean and standard deviation of the runs' validation scores, or all of their scores as one JSON object."""
+    if json_output:
+        from medsegdiff_cli.artifacts.scores import to_json
+
+        runs = [
+            {
+                "run": str(setup.folder),
+                "seed": setup.record.seed,
+                "validation": None if report.scores is None else to_json(report.scores),
+            }
+            for setup, report in repeated.runs
+        ]
+        statistics = {name: statistic.model_dump() for name, statistic in repeated.statistics.items()}
+        print_json({"schema_version": 1, "runs": runs, "statistics": statistics})
+        return
+    if quiet:
+        return
+    if not repeated.statistics:
+        say("these runs have no validation cases: nothing to average")
+        return
+    from medsegdiff_cli.reporting.score_table import runs_table
+
+    print_table(runs_table(repeated.statistics))
 
 
 class _StepBar:

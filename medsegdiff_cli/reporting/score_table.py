@@ -1,6 +1,6 @@
 """The table of scores that `msd evaluate` shows: a row a class, a column a metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,6 +18,7 @@ _COLUMNS = {
     "assd": "ASSD",
     "nsd": "NSD",
 }
+_NAMED = {"jaccard_per_image": "Jaccard index per image", "miou": "mIoU of the data set, background included"}
 _WITH_UNIT = ("hd95_pooled", "hd95_max", "assd")
 
 
@@ -66,6 +67,21 @@ def domain_table(scores: Scores, metric: str = "dice") -> Table:
     return table
 
 
+def runs_table(statistics: Mapping[str, Statistic]) -> Table:
+    """Return mean ± sample standard deviation of each score over several runs, with their number.
+
+    Args:
+        statistics: over runs, by `dice` or the name of an aggregation.
+    """
+    table = Table(title="Validation scores (mean ± standard deviation over runs)", show_edge=False)
+    for column in ("Score", "mean ± std", "runs"):
+        table.add_column(column, justify="left" if column == "Score" else "right")
+    words = {"dice": "Dice, case by class", **_NAMED}
+    for name, statistic in statistics.items():
+        table.add_row(words[name], _cell(statistic), str(statistic.n))
+    return table
+
+
 def score_report(scores: Scores) -> RenderableType:
     """Return the table of classes, that of domains when there are several, and what must be said beside them."""
     parts: list[RenderableType] = [score_table(scores)]
@@ -77,8 +93,7 @@ def score_report(scores: Scores) -> RenderableType:
 
 
 def _named(overall: ScoreSummary) -> list[tuple[str, float]]:
-    words = {"jaccard_per_image": "Jaccard index per image", "miou": "mIoU of the data set, background included"}
-    return [(text, value) for name, text in words.items() if (value := overall.named.get(name)) is not None]
+    return [(text, value) for name, text in _NAMED.items() if (value := overall.named.get(name)) is not None]
 
 
 def _sentences(scores: Scores, overall: ScoreSummary) -> list[str]:

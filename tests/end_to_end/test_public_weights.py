@@ -121,3 +121,32 @@ def test_a_run_on_one_dataset_starts_that_on_another_with_the_papers_images(work
 def test_random_weights_are_there_for_the_asking(workspace):
     train(workspace, 1, "--set", "weights=random")
     assert list((workspace / "results" / "Dataset001_Chest").glob("deeplabv3__2d__*__weights-random__*"))
+
+
+def test_segformer_trained_on_one_dataset_starts_runs_on_another_that_are_averaged(workspace):
+    small = "--workers 0 --set width=8 --set blocks=[1,1,1,1] --set head_width=8 --set validate_every_epochs=1".split()
+    small += ["--set", "validation_metric=iou", "--set", "patience=20", "--workspace", workspace]
+    refused = msd("train", "segformer", 1, *small)
+    assert refused.code == 2
+    assert "nvidia/mit-b3" in refused.stderr
+    first = done("train", "segformer", 1, *small, "--set", "steps=2", "--set", "weights=random", "--json").json["run"]
+    more = ("--from", first, *small, "--set", "steps=3", "--set", "layer_decay=0.5", "--runs", 2, "--selection", "best")
+    said = done("train", "segformer", 2, *more, "--json")
+    assert "patch_embeddings.0.proj.weight  adapted  8x1x7x7  8x3x7x7" in said.stderr
+    assert "10 learning rates" in said.stderr
+    runs = said.json["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert "__seed1__from-segformer" in runs[1]["run"]
+    # An epoch of 4 training images in batches of 2 or more is 2 steps at most: the last step is validated, too.
+    settings = yaml.safe_load((Path(runs[0]["run"]) / "recipe.yaml").read_text())
+    training, batch = settings["training"], settings["batch_size"]
+    cases = len(json.loads((Path(runs[0]["run"]) / "run.json").read_text())["train_cases"])
+    assert (training["validate_every_steps"], training["validate_every_epochs"]) == (-(-cases // batch), None)
+    jaccard = [run["validation"]["aggregations"]["overall"]["named"]["jaccard_per_image"] for run in runs]
+    assert said.json["statistics"]["jaccard_per_image"]["mean"] == pytest.approx(sum(jaccard) / 2)
+    again = done("finetune", "segformer", 2, *more)
+    assert "Jaccard index per image" in again.stdout
+    assert "10 learning rates" not in again.stderr, "finished runs are used again"
+    other = msd("train", "tedm", 1, "--set", "layer_decay=0.5", "--scale", "tiny", "--workspace", workspace)
+    assert other.code == 2
+    assert "no network whose layers have an order" in other.stderr
