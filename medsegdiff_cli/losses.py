@@ -1,4 +1,4 @@
-"""Losses: Dice and cross-entropy for exclusive classes and for overlapping regions, with ignored voxels.
+"""Losses: Dice and cross-entropy for exclusive classes and for overlapping regions, with ignored voxels; NT-Xent.
 
 All are pure functions, computed in float32 at least (also under autocast), and finite when a class is absent or
 every voxel is ignored. Ignored voxels have exactly zero gradient. Dice follows nnU-Net (Isensee et al. 2021) with
@@ -179,3 +179,42 @@ def _dice_loss_of_present(probabilities: Tensor, mask: Tensor, counted: Tensor) 
     present = truth > 0
     dice = 2 * p.where(m, 0).sum(2) / (p.sum(2) + truth).where(present, 1)
     return (1 - dice).where(present, 0).sum(1) / present.sum(1).clamp(min=1)
+
+
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: float,
+    positive_in_denominator: bool = True,
+    same_view_negatives: bool = True,
+) -> Tensor:
+    """Return the contrastive loss of two views, a scalar in nats (NT-Xent, Chen et al. 2020, Eq. 1).
+
+    Item i of one view and item i of the other belong together; every other item is told apart from them. With s the
+    cosine similarity / temperature, the loss is the mean over all items of both views of log(sum of exp(s)) - s of the
+    pair.
+
+    Args:
+        first, second: (*group, item, feature), the items of each group being compared with one another; groups
+            broadcast. A group of one item, which has nothing to be told apart from, has a loss of 0.
+        temperature: above 0.
+        positive_in_denominator: the pair itself is part of the sum, as in the paper: the loss is then above 0.
+        same_view_negatives: an item is told apart from those of its own view, too (Chen et al.); else from those of
+            the other view only (Chaitanya et al. 2020, Eq. 3).
+    """
+    with torch.autocast(first.device.type, enabled=False):  # rounded similarities over a small temperature are coarse
+        one, two = (F.normalize(_exact(view), dim=-1, eps=1e-6) for view in (first, second))
+        across = one @ two.transpose(-1, -2) / temperature
+        positive = across.diagonal(dim1=-2, dim2=-1)
+        if across.shape[-1] == 1:
+            return 0 * positive.sum()
+        same_item = torch.eye(across.shape[-1], dtype=torch.bool, device=across.device)
+        terms = []
+        for view, others in ((one, across), (two, across.transpose(-1, -2))):
+            compared = [others if positive_in_denominator else others.masked_fill(same_item, -torch.inf)]
+            if same_view_negatives:
+                within = (view @ view.transpose(-1, -2) / temperature).masked_fill(same_item, -torch.inf)
+                compared.append(within.expand_as(others))
+            terms.append(torch.cat(compared, -1).logsumexp(-1) - positive)
+        return torch.stack(terms).mean()

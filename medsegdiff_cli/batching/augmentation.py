@@ -71,7 +71,8 @@ class Augmenter:
         self._largest_angle_rad = np.deg2rad(_rotation_degrees(settings, patch_size, self._in_plane))
         self._largest_shift = _largest_shift(settings, len(patch_size))
         mirrored = _mirrored_axes(settings, len(patch_size), mirror_axes)
-        self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3, mirrored)
+        self._intensity = _intensity_transforms(settings, self._in_plane and len(patch_size) == 3)
+        self._mirror = _mirroring(mirrored)
 
     def draw(self, rng: np.random.Generator) -> SpatialDraw:
         """Draw the spatial parameters; every parameter takes its numbers whether it is used or not."""
@@ -83,20 +84,28 @@ class Augmenter:
         angles = angles if uniform[0] < s.p_rotation else np.zeros_like(angles)
         scale = scale if uniform[1] < s.p_scaling else 1.0
         shift = shift if uniform[2] < s.p_translation else np.zeros_like(shift)
-        cropped, shares = rng.uniform() < s.p_border_crop, rng.uniform(0, s.border_crop, size=(n_dims, 2))
+        bordered, borders = rng.uniform() < s.p_border_crop, rng.uniform(0, s.border_crop, size=(n_dims, 2))
+        cropped, positions = rng.uniform() < s.p_crop, rng.uniform(size=(n_dims, 2))
+        borders = borders if bordered else np.zeros_like(borders)
+        borders = _cropped_further(borders, positions, s.crop) if cropped else borders
         drawn = SpatialDraw(
             angles_rad=tuple(angles.tolist()),
             scale=scale,
             shift_voxels=tuple(shift.tolist()),
             margins_voxels=(0,) * n_dims,
-            border_crop=tuple((low, high) for low, high in shares.tolist()) if cropped else (),
+            border_crop=tuple((low, high) for low, high in borders.tolist()) if bordered or cropped else (),
         )
         if not drawn.moves_coordinates:
             return drawn
         return replace(drawn, margins_voxels=_margins(_matrix(drawn), self.patch_size))
 
     def __call__(
-        self, image: np.ndarray, label: np.ndarray | None, drawn: SpatialDraw, seed: int
+        self,
+        image: np.ndarray,
+        label: np.ndarray | None,
+        drawn: SpatialDraw,
+        seed: int,
+        mirror_seed: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Transform one patch.
 
@@ -105,13 +114,14 @@ class Augmenter:
             label: integers (1, *region), or None.
             drawn: the parameters that the region was cut for.
             seed: of the intensity transforms and of mirroring.
+            mirror_seed: of mirroring, where it has one of its own.
 
         Returns:
             image (channel, *patch) and label (1, *patch) of the same dtypes.
         """
         if drawn.moves_coordinates:
             image, label = _interpolate(image, label, drawn, self.patch_size, self.settings.order)
-        if not self._intensity:
+        if not self._intensity and self._mirror is None:
             return image, label
         content: dict[str, Any] = {"data": image[None]}
         if label is not None:
@@ -119,7 +129,23 @@ class Augmenter:
         with _seeded_global_generators(seed):
             for transform in self._intensity:
                 content = transform(**content)
+            if self._mirror is not None:
+                if mirror_seed is not None:
+                    np.random.seed(mirror_seed % 2**32)
+                content = self._mirror(**content)
         return content["data"][0], content["seg"][0] if label is not None else None
+
+
+def _cropped_further(borders: np.ndarray, positions: np.ndarray, least_kept: float) -> np.ndarray:
+    """Return the shares (axis, side) that are cut off when what is left between `borders` is cropped.
+
+    Args:
+        positions: numbers in [0, 1), (axis, 2): where between its bounds the crop begins, and how large it is.
+    """
+    begins = positions[:, 0] * (1 - least_kept)
+    kept = least_kept + positions[:, 1] * (1 - begins - least_kept)
+    left = 1 - borders.sum(1)
+    return borders + left[:, None] * np.stack([begins, 1 - begins - kept], axis=1)
 
 
 def _mirrored_axes(settings: AugmentationSettings, n_dims: int, planned: tuple[int, ...]) -> tuple[int, ...]:
@@ -220,21 +246,14 @@ def _kept_positions(edge: int, border: tuple[float, float]) -> np.ndarray:
     return (1 - low - high) * (np.arange(edge) - (edge - 1) / 2) + (low - high) / 2 * edge
 
 
-def _intensity_transforms(
-    s: AugmentationSettings, keep_first_axis: bool, mirrored: tuple[int, ...]
-) -> list[Callable[..., dict[str, Any]]]:
-    """Return batchgenerators' transforms of non-zero probability in nnU-Net's order; mirroring comes last."""
+def _intensity_transforms(s: AugmentationSettings, keep_first_axis: bool) -> list[Callable[..., dict[str, Any]]]:
+    """Return the transforms of non-zero probability in nnU-Net's order; mirroring comes after them."""
     chances = (s.p_noise, s.p_blur, s.p_brightness, s.p_contrast, s.p_low_resolution, s.p_gamma, s.p_gamma_inverted)
-    if not any(chances) and not mirrored:
+    if not any((*chances, s.p_offset)):
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from batchgenerators.transforms import (
-            color_transforms,
-            noise_transforms,
-            resample_transforms,
-            spatial_transforms,
-        )
+        from batchgenerators.transforms import color_transforms, noise_transforms, resample_transforms
     candidates = [
         (s.p_noise, lambda: noise_transforms.GaussianNoiseTransform(s.noise_variance, p_per_sample=s.p_noise)),
         (
@@ -243,6 +262,7 @@ def _intensity_transforms(
                 s.blur_sigma_voxels, different_sigma_per_axis=True, p_per_channel=0.5, p_per_sample=s.p_blur
             ),
         ),
+        (s.p_offset, lambda: _Offset(s.offset, s.p_offset)),
         (
             s.p_brightness,
             lambda: color_transforms.BrightnessMultiplicativeTransform(s.brightness, p_per_sample=s.p_brightness),
@@ -265,9 +285,34 @@ def _intensity_transforms(
         ),
         (s.p_gamma_inverted, lambda: _gamma(color_transforms, s, inverted=True)),
         (s.p_gamma, lambda: _gamma(color_transforms, s, inverted=False)),
-        (float(bool(mirrored)), lambda: spatial_transforms.MirrorTransform(mirrored)),
     ]
     return [build() for chance, build in candidates if chance > 0]
+
+
+def _mirroring(axes: tuple[int, ...]) -> Callable[..., dict[str, Any]] | None:
+    if not axes:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from batchgenerators.transforms import spatial_transforms
+    mirroring: Callable[..., dict[str, Any]] = spatial_transforms.MirrorTransform(axes)
+    return mirroring
+
+
+@dataclass(frozen=True)
+class _Offset:
+    """Adds a uniform number between -largest and largest to each channel, without clipping."""
+
+    largest: float
+    chance: float
+
+    def __call__(self, **content: Any) -> dict[str, Any]:
+        """Return the content with another `data`, (1, channel, *patch)."""
+        data = content["data"]
+        if np.random.uniform() < self.chance:
+            offsets = np.random.uniform(-self.largest, self.largest, size=(*data.shape[:2], *[1] * (data.ndim - 2)))
+            content["data"] = data + offsets.astype(data.dtype)
+        return content
 
 
 def _gamma(color_transforms: Any, s: AugmentationSettings, *, inverted: bool) -> Callable[..., dict[str, Any]]:

@@ -44,6 +44,7 @@ class PatchSettings:
         supervision: "none" never looks at labels, not even to choose a patch; "partial" mixes labelled and unlabelled
             cases; "full" demands a label for every case.
         views: how many differently augmented views of each patch are made.
+        aligned: the views of a patch share place, rotation, scale, crop and mirroring.
         hidden_labels: cases that count as unlabelled, whatever the store has.
     """
 
@@ -57,6 +58,7 @@ class PatchSettings:
     slices_2d: bool = False
     supervision: Literal["none", "partial", "full"] = "full"
     views: int = 1
+    aligned: bool = False
     hidden_labels: frozenset[str] = frozenset()
 
 
@@ -114,10 +116,9 @@ class PatchDataset(Dataset[Sample]):
             slices_2d=s.slices_2d,
             drop_empty_slices=s.drop_empty_slices,
         )
-        images, labels = zip(
-            *(self._view(case, where, stream_seed(s.seed, "view", view, step, position)) for view in range(s.views)),
-            strict=True,
-        )
+        seeds = [stream_seed(s.seed, "view", view, step, position) for view in range(s.views)]
+        shared = stream_seed(s.seed, "views", step, position) if s.aligned else None
+        images, labels = zip(*(self._view(case, where, seed, shared) for seed in seeds), strict=True)
         label, valid = (None, None) if is_unsupervised else self._encode(labels[0])
         return Sample(images=images, label=label, valid=valid, case=case.stored.case, position=position)
 
@@ -149,12 +150,18 @@ class PatchDataset(Dataset[Sample]):
             self._open.popitem(last=False)
         return self._open[name]
 
-    def _view(self, case: OpenCase, where: PatchPosition, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return one augmented view: image (channel, *patch) and label (1, *patch)."""
+    def _view(
+        self, case: OpenCase, where: PatchPosition, seed: int, shared: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return one augmented view: image (channel, *patch) and label (1, *patch).
+
+        Args:
+            shared: seed of all that moves voxels, where views share it.
+        """
         s = self.settings
         if self._augmenter is None:
             self._augmenter = Augmenter(s.augmentation, s.patch_size, s.mirror_axes)
-        drawn = self._augmenter.draw(np.random.default_rng(seed))
+        drawn = self._augmenter.draw(np.random.default_rng(seed if shared is None else shared))
         moved = zip(where.start, drawn.shift_voxels, drawn.margins_voxels, strict=True)
         start = tuple(first + shift - margin for first, shift, margin in moved)
         size = tuple(edge + 2 * margin for edge, margin in zip(s.patch_size, drawn.margins_voxels, strict=True))
@@ -162,7 +169,7 @@ class PatchDataset(Dataset[Sample]):
         at = (slice(None),) if where.slice_index is None else (slice(None), where.slice_index)
         image: np.ndarray = cut(case.stored.image[at], start, size).astype(np.float32)
         label = None if case.stored.label is None else cut(case.stored.label[None][at], start, size)
-        return self._augmenter(image, label, drawn, seed)
+        return self._augmenter(image, label, drawn, seed, shared)
 
     def _encode(self, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what a method sees of a label (1, *patch) of inner indices: label and valid of a `Sample`."""

@@ -55,6 +55,7 @@ def make_batches(
     workers: int = 0,
     supervision: Literal["none", "partial", "full"] = "full",
     views: int = 1,
+    aligned: bool = False,
     hidden_labels: Collection[str] = (),
 ) -> Iterator[Batch]:
     """Return the batches of the steps `start_step` ... `steps - 1`.
@@ -68,17 +69,20 @@ def make_batches(
         hidden_labels: cases that count as unlabelled under partial supervision.
 
     Raises:
-        UsageError: more ranks than patches in a batch.
+        UsageError: more ranks than patches in a batch, or a rank with one patch alone whose views are to be compared
+            with others'.
         InputDataError: no case, or a case without the label that full supervision needs.
         ResourceError: a worker died (noticed within 5 s) or stands still; the cases it may have been reading are named.
     """
     if not cases:
         raise InputDataError("there is no case to train on", where=str(store.folder), fix="check split and dataset")
-    if batch_size < world_size:
+    least = world_size * (2 if views > 1 else 1)  # views are compared with those of other patches
+    if batch_size < least:
         raise UsageError(
-            f"a batch of {batch_size} cannot be shared by {world_size} processes",
+            f"a batch of {batch_size} cannot be shared by {world_size} processes"
+            + (", each of which compares patches" if views > 1 else ""),
             where="--set training.batch_size",
-            fix=f"use a batch size of at least {world_size}, or fewer processes",
+            fix=f"use a batch size of at least {least}" + (", or fewer processes" if world_size > 1 else ""),
         )
     sees_labels = supervision != "none"
     settings = PatchSettings(
@@ -92,6 +96,7 @@ def make_batches(
         slices_2d=slices_2d,
         supervision=supervision,
         views=views,
+        aligned=aligned,
         hidden_labels=frozenset(hidden_labels),
     )
     dataset = PatchDataset(store, cases, scheme, settings)

@@ -71,7 +71,8 @@ def pretrain(
 ) -> None:
     """Pretrain on unlabelled images and the fold's training images.
 
-    `diffusion` never looks at labels; `hybrid` does where there are any; `supervised` takes labelled images only.
+    `diffusion`, `global-cl` and `global-local-cl` never look at labels; `hybrid` does where there are any; `supervised`
+    takes labelled images only.
     With --cases, `hybrid` takes the other training images without their labels.
     The run, `pretrain-OBJECTIVE__CONFIG/fold_K`, serves every method and number of labels that starts from it.
     A picture of what was learnt, `samples.png`, is drawn at the end, where the objective generates images.

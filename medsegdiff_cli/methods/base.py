@@ -30,6 +30,7 @@ class Stage:
         trains: prefixes of parameter names that are optimised; everything else is frozen and in `eval()`.
             `("",)` trains all.
         views: how many differently augmented views of a patch the loss compares.
+        aligned: these views show the same place in the same way and differ in their intensities only.
         effort: optimiser steps as a share of what a whole network needs, for scales that fix the length of training.
     """
 
@@ -37,6 +38,7 @@ class Stage:
     supervision: Literal["none", "partial", "full"]
     trains: tuple[str, ...] = ("",)
     views: int = 1
+    aligned: bool = False
     effort: float = 1.0
 
 

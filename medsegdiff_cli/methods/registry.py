@@ -47,7 +47,7 @@ class Entry(Generic[T]):
 
 _SMALL_STEPS = (1, 10, 25, 50, 200, 400, 600, 800)
 # Whose networks are told a timestep: all that pixel classifiers need.
-_WITH_TIME = ("diffusion", "hybrid", "supervised")
+_WITH_TIME = ("diffusion", "hybrid", "supervised", "global-cl", "global-local-cl")
 _MASK_DIFFUSION = "medsegdiff_cli.methods.mask_diffusion:MaskDiffusion"
 _PIXEL_PROBES = "medsegdiff_cli.methods.pixel_probes:PixelProbes"
 _VANILLA = "medsegdiff_cli.methods.vanilla:Vanilla"
@@ -116,6 +116,18 @@ METHODS: "dict[str, Entry[Method]]" = {
         preset={"timesteps": (50, 150, 250), "shared": False},
         objectives=("hybrid",),
     ),
+    "global-cl": Entry(
+        _VANILLA,
+        "Vanilla fine-tuning of an encoder that told patches apart",
+        "Chen et al. 2020 (SimCLR), as in Rosnati et al. 2023",
+        objectives=("global-cl",),
+    ),
+    "global-local-cl": Entry(
+        _VANILLA,
+        "Vanilla fine-tuning of a network that told patches, then their regions apart",
+        "Chaitanya et al. 2020, as in Rosnati et al. 2023",
+        objectives=("global-local-cl",),
+    ),
     "recycling": Entry(
         _MASK_DIFFUSION,
         "Diffusion on masks that learns to refine its own first estimate",
@@ -175,6 +187,16 @@ OBJECTIVES: "dict[str, Entry[Objective]]" = {
         "medsegdiff_cli.methods.vanilla:SupervisedPretraining",
         "Segmentation of clean images by the network of a diffusion model, at its least-noise timestep",
         "Sauvalle & Salzmann 2024",
+    ),
+    "global-cl": Entry(
+        "medsegdiff_cli.methods.contrastive:GlobalContrast",
+        "Contrast of whole patches: two views of one are alike, labels unseen",
+        "Chen et al. 2020 (SimCLR)",
+    ),
+    "global-local-cl": Entry(
+        "medsegdiff_cli.methods.contrastive:GlobalLocalContrast",
+        "Contrast of whole patches, then of regions of the decoder's features, labels unseen",
+        "Chaitanya et al. 2020",
     ),
 }
 

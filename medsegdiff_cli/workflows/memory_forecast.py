@@ -41,19 +41,22 @@ def _measure(name: str, task: Task, settings_text: str, patch_size: tuple[int, .
     method_class = find_trainable(name).load()
     settings = validate(method_class.Settings, json.loads(settings_text), f"settings of method '{name}'")
 
-    def build() -> Trainable:
-        built = method_class(task, settings)
-        enter_stage(built, built.stages[-1])
-        return built
+    def measure(index: int) -> StepMemory:
+        def build() -> Trainable:
+            built = method_class(task, settings)
+            enter_stage(built, built.stages[index])
+            return built
 
-    def loss(method: Any) -> torch.Tensor:
-        stage = method.stages[-1]
-        noise = NoiseSource([(0, index) for index in range(batch_size)])
-        return torch.stack(
-            list(method.loss(example_batch(task, patch_size, batch_size, stage), stage, noise).values())
-        ).sum()
+        def loss(method: Any) -> torch.Tensor:
+            stage = method.stages[index]
+            noise = NoiseSource([(0, item) for item in range(batch_size)])
+            return torch.stack(
+                list(method.loss(example_batch(task, patch_size, batch_size, stage), stage, noise).values())
+            ).sum()
 
-    return measure_step(build, loss, training=True, ema=True)
+        return measure_step(build, loss, training=True, ema=True)
+
+    return max(map(measure, range(len(method_class.stages))), key=lambda memory: memory.total_bytes)
 
 
 def example_batch(task: Task, patch_size: tuple[int, ...], batch_size: int, stage: Stage) -> Batch:

@@ -198,6 +198,7 @@ def _train_one(
             workers=setup.request.workers,
             supervision=stage.supervision,
             views=stage.views,
+            aligned=stage.aligned,
             hidden_labels=record.hidden_labels,
         )
 

@@ -31,6 +31,8 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
     "drop_path": 0.0,
     "head_width": 16,
+    "hidden_features": 16,
+    "projected_features": 16,
 }
 # An ensemble over timesteps keeps three of them: each one runs the network.
 _TIMESTEPS = 3
@@ -61,7 +63,9 @@ class Variant:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return find_trainable(self.name).load().stages
+        """The stages as its own, small settings make them."""
+        with torch.device("meta"):
+            return tuple(build(self).stages)
 
     @property
     def predicts(self) -> bool:
@@ -174,7 +178,7 @@ def batch_of(
         valid=valid if ignore or stage.supervision == "partial" else None,
         case_ids=tuple(f"case{n}" for n in numbers),
         positions=torch.arange(len(numbers)),
-        views=tuple(images.flip(-1) + 0.1 * view for view in range(1, stage.views)),
+        views=tuple((images if stage.aligned else images.flip(-1)) + 0.1 * view for view in range(1, stage.views)),
     )
 
 

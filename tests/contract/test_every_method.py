@@ -41,7 +41,8 @@ def losses(method, stage, batch, seed=0):
 
 def said(trainable, variant, shape):
     """Return what the weights make of an image: a method's probabilities, an objective's losses."""
-    batch = batch_of([0], shape, variant.stages[-1], exclusive=variant.exclusive)
+    numbers = [0] if variant.predicts else [0, 1]  # some objectives compare items
+    batch = batch_of(numbers, shape, variant.stages[-1], exclusive=variant.exclusive)
     if variant.predicts:
         return predicted(trainable, batch.image)
     with torch.inference_mode():
