@@ -73,7 +73,8 @@ few-labels: $(VENV)/installed
 reproduction: $(VENV)/installed
 	$(BIN)/msd reproduce tedm --full --output $(WORKSPACE)/reproduction/tedm || test $$? -eq 8
 	$(BIN)/msd reproduce recycling --full --output $(WORKSPACE)/reproduction/recycling || test $$? -eq 8
-	$(BIN)/python docs/write_reproduction_page.py $(WORKSPACE)/reproduction/tedm $(WORKSPACE)/reproduction/recycling
+	$(BIN)/msd reproduce hybrid --full --output $(WORKSPACE)/reproduction/hybrid || test $$? -eq 8
+	$(BIN)/python docs/write_reproduction_page.py $(WORKSPACE)/reproduction/tedm $(WORKSPACE)/reproduction/recycling $(WORKSPACE)/reproduction/hybrid
 
 memory: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/memory_forecast.py

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medsegdiff_cli.artifacts.document import StrictModel
 
@@ -96,12 +96,68 @@ class Blobs(StrictModel):
         )
 
 
+class Transfers(StrictModel):
+    """Chest phantoms of a scanner to pretrain on, and of others to fine-tune on, each a dataset of its own.
+
+    No person is in two of its datasets. The mappings go from a scanner to a number of cases.
+
+    Attributes:
+        shape: pixels (y, x).
+        source: labelled cases of the pretraining.
+        targets: labelled cases of each fine-tuning.
+        test: the same persons on every scanner, which are those of `targets`.
+    """
+
+    kind: Literal["transfers"]
+    shape: tuple[int, int]
+    source: dict[str, int] = Field(min_length=1)
+    targets: dict[str, int] = Field(min_length=1)
+    test: dict[str, int]
+
+    @model_validator(mode="after")
+    def _tests_its_targets(self) -> "Transfers":
+        if set(self.test) != set(self.targets):
+            raise ValueError(f"targets {sorted(self.targets)} and test {sorted(self.test)} are not the same scanners")
+        return self
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Kinds of test images: the scanners that models are fine-tuned for."""
+        return tuple(self.targets)
+
+    @property
+    def pool(self) -> int:
+        """Labelled cases that a fine-tuning may draw from."""
+        return min(self.targets.values())
+
+    @property
+    def test_cases(self) -> int:
+        """Test persons of a seed."""
+        return max(self.test.values())
+
+    @property
+    def same_tests(self) -> bool:
+        """Whether all seeds have the same test images: each has its own."""
+        return False
+
+    @property
+    def in_words(self) -> str:
+        """What a seed has."""
+        return (
+            f"phantoms of {self.shape[0]} x {self.shape[1]} pixels a seed: pretraining on {_counts(self.source)}, "
+            f"fine-tuning on {_counts(self.targets)}, each a model of its own, test {_counts(self.test)}"
+        )
+
+
 def _kind_of(content: Any) -> str:
     kind = content.get("kind") if isinstance(content, dict) else getattr(content, "kind", None)
     return "chests" if kind is None else str(kind)
 
 
-Cohort = Annotated[Annotated[Chests, Tag("chests")] | Annotated[Blobs, Tag("blobs")], Discriminator(_kind_of)]
+Cohort = Annotated[
+    Annotated[Chests, Tag("chests")] | Annotated[Blobs, Tag("blobs")] | Annotated[Transfers, Tag("transfers")],
+    Discriminator(_kind_of),
+]
 
 
 def _counts(counts: dict[str, int]) -> str:

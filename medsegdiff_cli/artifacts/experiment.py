@@ -23,6 +23,7 @@ from medsegdiff_cli.artifacts.criteria_mask_diffusion import (
     SteadySteps,
     StepCounts,
 )
+from medsegdiff_cli.artifacts.criteria_pretraining import AheadOf
 from medsegdiff_cli.artifacts.document import StrictModel, read_yaml, validate
 from medsegdiff_cli.artifacts.experiment_arms import Arm
 from medsegdiff_cli.errors import UsageError, did_you_mean
@@ -30,7 +31,7 @@ from medsegdiff_cli.errors import UsageError, did_you_mean
 TierName = Literal["quick", "full"]
 _FewLabels = PairedGain | StepTrend | VoteGain | PrecisionTrade
 _MaskDiffusion = BestStrategy | SteadySteps | LeakMargin | StepCounts | DrawRange | SamplerGap | Parity | Between
-Criterion = Annotated[_FewLabels | _MaskDiffusion, Field(discriminator="kind")]
+Criterion = Annotated[_FewLabels | _MaskDiffusion | AheadOf, Field(discriminator="kind")]
 
 
 class Experiment(StrictModel):
@@ -107,7 +108,9 @@ class Declaration(StrictModel):
     """The experiments of one paper, fixed before they are run.
 
     Attributes:
-        objective: pretraining that all arms of a seed share; None where methods are trained from scratch.
+        objective: pretraining that all arms of a seed share; None where they share none.
+        objectives: method to the pretraining that it starts from; the others start from random weights.
+        pretraining: budget of every pretraining; its `methods` are objectives.
         plan: content of `planning.overrides.PlanOverrides`.
         heads: budget of every method; those of a paper without pretraining may call it `training`.
         deviations: what differs from the paper, as sentences.
@@ -119,6 +122,7 @@ class Declaration(StrictModel):
     cohort: Cohort
     plan: dict[str, Any]
     objective: str | None = None
+    objectives: dict[str, str] = Field(default_factory=dict)
     pretraining: Budget | None = None
     heads: Budget = Field(validation_alias=AliasChoices("heads", "training"))
     tiers: dict[TierName, Tier]
@@ -127,7 +131,9 @@ class Declaration(StrictModel):
 
     @model_validator(mode="after")
     def _refers_to_what_is_there(self) -> "Declaration":
-        if (self.objective is None) != (self.pretraining is None):
+        if self.objective is not None and self.objectives:
+            raise ValueError("give objective or objectives")
+        if bool(self.objective or self.objectives) != (self.pretraining is not None):
             raise ValueError("objective and pretraining come together")
         ids = [experiment.id for experiment in self.experiments]
         if len(set(ids)) < len(ids):
@@ -146,6 +152,15 @@ class Declaration(StrictModel):
             if max(experiment.criterion.trained) > pool:
                 raise ValueError(f"{experiment.id} wants more labels than the {pool} there are")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A declaration without them keeps its digest, and the results that are known by it.
+        return {key: value for key, value in dump(self).items() if key != "objectives" or value}
+
+    def objective_of(self, method: str) -> str | None:
+        """Return the pretraining that a method's arms start from, or None."""
+        return self.objective or self.objectives.get(method)
 
     def tier(self, name: TierName) -> Tier:
         """Return a tier.

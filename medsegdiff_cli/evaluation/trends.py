@@ -22,6 +22,7 @@ from medsegdiff_cli.evaluation.trends_mask_diffusion import (
     steady_steps,
     step_counts,
 )
+from medsegdiff_cli.evaluation.trends_pretraining import ahead_of
 
 __all__ = ["ArmScores", "judge"]
 
@@ -33,6 +34,7 @@ _FEW_LABELS: dict[str, Callable[..., Outcome]] = {
     "vote-gain": vote_gain,
     "precision-trade": precision_trade,
 }
+_PRETRAINING: dict[str, Callable[..., Outcome]] = {"ahead-of": ahead_of}
 _WALKS: dict[str, Callable[..., Outcome]] = {
     "best-strategy": best_strategy,
     "steady-steps": steady_steps,
@@ -52,7 +54,7 @@ def judge(experiment: Experiment, scores: ArmScores) -> Finding:
         InputDataError: an arm has no scores, or two arms were scored on different persons.
     """
     criterion: Any = experiment.criterion
-    outcome = {**_FEW_LABELS, **_WALKS}[criterion.kind](criterion, scores)
+    outcome = {**_FEW_LABELS, **_PRETRAINING, **_WALKS}[criterion.kind](criterion, scores)
     measured, low, high = interval(outcome.differences)
     per_seed = {seed: mean_of_seed(outcome.differences, seed) for seed in scores.seeds}
     return Finding(

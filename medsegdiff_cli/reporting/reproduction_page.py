@@ -1,6 +1,6 @@
 """`reproduction.md`: findings, their cells, and the protocol that they came from."""
 
-from medsegdiff_cli.artifacts.experiment import Budget
+from medsegdiff_cli.artifacts.experiment import Budget, Declaration
 from medsegdiff_cli.artifacts.reproduction import Finding, Reproduction
 from medsegdiff_cli.reporting.reproduction_table import measured_in_words, reading_of, verdict_in_words
 
@@ -57,17 +57,22 @@ def _cells(finding: Finding, place: str) -> str:
 def _protocol(reproduction: Reproduction) -> str:
     declaration = reproduction.declaration
     lines = [f"- {declaration.cohort.in_words}"]
-    if declaration.objective is not None and declaration.pretraining is not None:
-        lines += [
-            f"- pretraining `{declaration.objective}`: {_budget(declaration.pretraining)}",
-            f"- classifiers: {_budget(declaration.heads)}",
-        ]
+    if declaration.pretraining is not None:
+        lines.append(f"- pretraining {_objectives(declaration)}: {_budget(declaration.pretraining)}")
+        lines += [f"- pretraining `{name}`: {_settings(own)}" for name, own in declaration.pretraining.methods.items()]
+        lines.append(f"- {'classifiers' if declaration.objective else 'fine-tuning'}: {_budget(declaration.heads)}")
     else:
         lines.append(f"- training of every method: {_budget(declaration.heads)}")
     lines += [f"- {method}: {_settings(settings)}" for method, settings in declaration.heads.methods.items()]
     lines.append(f"- sha256 of the declaration: `{reproduction.declaration_digest}`")
     deviations = "\n".join(f"- {sentence}" for sentence in declaration.deviations)
     return "### Protocol\n\n" + "\n".join(lines) + f"\n\nDiffers from the paper:\n\n{deviations}"
+
+
+def _objectives(declaration: Declaration) -> str:
+    if declaration.objective is not None:
+        return f"`{declaration.objective}`"
+    return ", ".join(f"`{objective}` (for {method})" for method, objective in declaration.objectives.items())
 
 
 def _budget(budget: Budget) -> str:

@@ -63,6 +63,7 @@ class ChestCohort:
         test: with labels, set aside. Person i is the same on every scanner, so that scores differ by the scanner alone.
         shape: pixels (y, x).
         seed: the same seed gives the same pixels, whatever the numbers of cases.
+        first_train: person of the first training case, so that two cohorts can have different ones.
     """
 
     train: Mapping[str, int] = field(default_factory=lambda: {"A": 6})
@@ -70,6 +71,7 @@ class ChestCohort:
     test: Mapping[str, int] = field(default_factory=dict)
     shape: tuple[int, int] = (64, 64)
     seed: int = 0
+    first_train: int = 0
 
 
 def make_phantom(index: int, settings: PhantomSettings) -> Phantom:
@@ -171,7 +173,8 @@ def write_chests(folder: Path, cohort: ChestCohort) -> Path:
     """
     tests = []
     for scanner, name, person in _persons(cohort.train, "train"):
-        _write(folder, f"{name}.png", make_chest(person, scanner, seed=cohort.seed, shape=cohort.shape))
+        chest = make_chest(cohort.first_train + person, scanner, seed=cohort.seed, shape=cohort.shape)
+        _write(folder, f"{name}.png", chest)
     for scanner, name, person in _persons(cohort.unlabelled, "unlabelled"):
         chest = make_chest(person, scanner, seed=cohort.seed, shape=cohort.shape)
         write_image(folder / "unlabelled" / f"{name}.png", chest.image)

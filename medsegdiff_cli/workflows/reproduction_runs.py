@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from medsegdiff_cli.artifacts.experiment import Budget, Declaration
+from medsegdiff_cli.artifacts.experiment import Declaration
 from medsegdiff_cli.artifacts.experiment_arms import Arm
 from medsegdiff_cli.artifacts.scores import Scores, read_scores
 from medsegdiff_cli.methods.base import Sampling
@@ -37,13 +37,14 @@ class SeedRuns:
     ) -> None:
         self.folder, self.declaration, self.seed, self.device = folder, declaration, seed, device
         self.workspace = Workspace(folder / "workspace")
-        self.phantoms = SeedPhantoms(self.workspace, folder / "phantoms")
+        self.phantoms = SeedPhantoms(self.workspace, folder / "phantoms", declaration.cohort, seed)
         self._on_step = on_step
 
     def steps(self, needed: Mapping[Arm, tuple[str, ...]]) -> int:
-        """Return how many steps a seed takes: data, pretraining, trainings, sets of predictions and probes."""
-        begun = 1 if self.declaration.objective is None else 2
-        return begun + len({arm.run for arm in needed}) + sum(len(domains) for domains in needed.values())
+        """Return how many steps a seed takes: data, pretrainings, trainings, sets of predictions and probes."""
+        pairs = [(arm, domain) for arm, domains in needed.items() for domain in domains]
+        trainings = {(arm.run, self.phantoms.dataset_of(domain)) for arm, domain in pairs}
+        return 1 + len(self._objectives(needed)) + len(trainings) + len(pairs)
 
     def scores(self, needed: Mapping[Arm, tuple[str, ...]]) -> Values:
         """Return (seed, arm's name, domain) to test person to metric to value.
@@ -51,30 +52,40 @@ class SeedRuns:
         Args:
             needed: arms with the domains that they are tested on.
         """
-        cohort, plan = self.declaration.cohort, self.declaration.plan
-        self._timed("phantoms, dataset and plan", self.phantoms.prepare, cohort, plan, self.seed)
-        objective, budget = self.declaration.objective, self.declaration.pretraining
-        parent = None
-        if objective is not None and budget is not None:
-            parent = self._timed("pretraining", self._pretrain, objective, budget)
-        trained: dict[str, Path] = {}
+        self._timed("phantoms, datasets and plans", self.phantoms.prepare, self.declaration.plan)
+        parents: dict[str | None, Path | None] = {None: None}
+        for objective in self._objectives(needed):
+            parents[objective] = self._timed(f"pretraining {objective}", self._pretrain, objective)
+        trained: dict[tuple[str, int], Path] = {}
         values: Values = {}
         for arm, domains in needed.items():
-            if arm.run not in trained:
-                trained[arm.run] = self._timed(f"training {arm.run}", self._train, arm, parent)
+            parent = parents[self.declaration.objective_of(arm.method)]
             for domain in domains:
+                dataset = self.phantoms.dataset_of(domain)
+                if (arm.run, dataset) not in trained:
+                    what = f"training {arm.run}" + ("" if dataset == DATASET else f" for {domain}")
+                    trained[arm.run, dataset] = self._timed(what, self._train, arm, parent, dataset)
                 do, verb = (self._predict, "predicting") if arm.probe is None else (self._probe, "probing")
                 values[self.seed, arm.name, domain] = self._timed(
-                    f"{verb} {domain} with {arm.name}", do, arm, trained[arm.run], domain
+                    f"{verb} {domain} with {arm.name}", do, arm, trained[arm.run, dataset], domain
                 )
         return values
 
-    def _pretrain(self, objective: str, budget: Budget) -> Path:
-        overrides = budget.settings_of(objective)
-        request = request_pretraining(objective, None, budget.preset, overrides=overrides, **self._shared_settings())
-        return self._finish(set_up_run(request))
+    def _objectives(self, needed: Mapping[Arm, tuple[str, ...]]) -> list[str]:
+        """Return the pretrainings that arms start from, each once."""
+        asked = dict.fromkeys(self.declaration.objective_of(arm.method) for arm in needed)
+        return [objective for objective in asked if objective is not None]
 
-    def _train(self, arm: Arm, parent: Path | None) -> Path:
+    def _pretrain(self, objective: str) -> Path:
+        budget = self.declaration.pretraining
+        assert budget is not None
+        overrides = budget.settings_of(objective)
+        settings = self._shared_settings(DATASET)
+        return self._finish(
+            set_up_run(request_pretraining(objective, None, budget.preset, overrides=overrides, **settings))
+        )
+
+    def _train(self, arm: Arm, parent: Path | None, dataset: int) -> Path:
         budget = self.declaration.heads
         overrides = budget.settings_of(arm.method)
         if arm.step is not None:
@@ -85,14 +96,14 @@ class SeedRuns:
             cases=arm.labels,
             parent=parent,
             overrides=overrides,
-            **self._shared_settings(),
+            **self._shared_settings(dataset),
         )
         return self._finish(set_up_run(request))
 
-    def _shared_settings(self) -> dict[str, Any]:
+    def _shared_settings(self, dataset: int) -> dict[str, Any]:
         """Return what is the same in all trainings: all labelled cases may be drawn from, none validates."""
         return {
-            "dataset": str(DATASET),
+            "dataset": str(dataset),
             "workspace": self.workspace,
             "fold": "all",
             "plans_name": PLANS_NAME,

@@ -3,7 +3,7 @@
 import pytest
 
 from medsegdiff_cli import atomic
-from medsegdiff_cli.artifacts.cohorts import Chests
+from medsegdiff_cli.artifacts.cohorts import Chests, Transfers
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.methods.registry import METHODS, find_trainable
 from medsegdiff_cli.phantoms.scanner import find_scanner
@@ -19,7 +19,7 @@ def declaration(request):
 
 
 def test_papers_are_shipped():
-    assert {"tedm", "recycling"} <= set(paper_names())
+    assert {"tedm", "recycling", "hybrid"} <= set(paper_names())
 
 
 def test_the_results_of_tedm_are_known_by_its_digest():
@@ -45,22 +45,23 @@ def test_every_setting_is_one_of_the_trainings_it_is_meant_for(declaration):
     validate(PlanOverrides, declaration.plan, declaration.paper)
     methods = {arm.method for experiment in declaration.experiments for arm in experiment.arms}
     assert methods <= set(METHODS)
-    jobs = []
-    if declaration.objective is not None:
-        jobs = [(pretraining_run_name(declaration.objective), declaration.objective, declaration.pretraining)]
+    assert set(declaration.objectives) <= methods
+    objectives = {declaration.objective_of(method) for method in methods} - {None}
+    jobs = [(pretraining_run_name(name), name, declaration.pretraining) for name in sorted(objectives)]
     jobs += [(method, method, declaration.heads) for method in sorted(methods)]
     for run, name, budget in jobs:
         sections = sections_of(run, load_recipe(run), budget.preset)
         settled = apply_overrides(sections, budget.settings_of(name), run)
         find_trainable(run).load().Settings.model_validate(settled["method"])
-        assert settled["training"]["steps"] <= 1000
+        assert settled["training"]["steps"] <= 5000
 
 
 def test_its_scanners_exist(declaration):
     cohort = declaration.cohort
-    if not isinstance(cohort, Chests):
+    if not isinstance(cohort, Chests | Transfers):
         pytest.skip("no scanners")
-    for scanner in {*cohort.labelled, *cohort.unlabelled, *cohort.test}:
+    trained = (cohort.source, cohort.targets) if isinstance(cohort, Transfers) else (cohort.labelled, cohort.unlabelled)
+    for scanner in {name for counts in (*trained, cohort.test) for name in counts}:
         find_scanner(scanner)
 
 
