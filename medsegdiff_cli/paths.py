@@ -41,6 +41,8 @@ PREVIEW_PNG = "preview.png"
 # Pictures that commands put beside label maps; no label maps themselves.
 PICTURES = (PREVIEW_PNG, STEP_CURVES_PNG)
 SAMPLES_PNG = "samples.png"
+SAMPLING_JSON = "sampling.json"
+MEMORISATION_JSON = "memorisation.json"
 REPRODUCTION_JSON = "reproduction.json"
 REPRODUCTION_MD = "reproduction.md"
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsegdiff_cli import atomic
 from medsegdiff_cli.artifacts.document import read_json, validate
 from medsegdiff_cli.artifacts.label_scheme import LabelScheme, label_scheme_from_json
+from medsegdiff_cli.artifacts.synthesis import Synthesis
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import DATASET_JSON
 
@@ -39,6 +40,7 @@ class DatasetJson(BaseModel):
         domains: case to scanner, site or data source.
         unlabelled_test_overlap: "allowed" when images in imagesUn are also test images, as in a published protocol.
         synthetic: True for generated images.
+        synthesis: how these were made.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
@@ -58,6 +60,7 @@ class DatasetJson(BaseModel):
     extra_labels: list[str] = Field(default_factory=list)
     unlabelled_test_overlap: Literal["refused", "allowed"] = "refused"
     synthetic: bool = False
+    synthesis: Synthesis | None = None
 
 
 class _ListedFiles(BaseModel):

@@ -24,6 +24,7 @@ from medsegdiff_cli.cli import (
     preview,
     reproduce,
     runs,
+    sample,
     shell,
     train,
 )
@@ -87,6 +88,7 @@ for verb in (
     predict.predict,
     evaluate.evaluate,
     compare.compare,
+    sample.sample,
     reproduce.reproduce,
     runs.runs,
     lists.methods,

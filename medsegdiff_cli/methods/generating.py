@@ -44,10 +44,11 @@ USUAL_RANGE = (-4.0, 4.0)
 
 @dataclass(frozen=True)
 class Walk:
-    """A settled walk: which timesteps it visits, and how."""
+    """A settled walk: which timesteps it visits, and how; `name` is the sampler's."""
 
     grid: Grid
     sampler: Sampler
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ class GenerativeObjective(Objective):
         return Walk(
             linspace_grid(self.schedule.T, steps),
             get_sampler(name, sampling.eta, parameterisation=self.parameterisation),
+            name,
         )
 
     @torch.inference_mode()
