@@ -17,12 +17,12 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 # More threads than free cores make small tensors slower by an order of magnitude.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo lint types test test-all faults docs results few-labels mask-diffusion reproduction memory wheelhouse clean
+.PHONY: help install demo lint types test test-all faults docs results few-labels mask-diffusion pretrainings reproduction memory wheelhouse clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | mask-diffusion DATA=FOLDER | reproduction | memory | clean"
+	@echo "make lint | types | test-all | faults | docs | results DATA=FOLDER | few-labels DATA=FOLDER | mask-diffusion DATA=FOLDER | pretrainings DATA=FOLDER | reproduction | memory | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +65,9 @@ results: $(VENV)/installed
 
 mask-diffusion: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/mask_diffusion.py --data $(DATA) --workspace $(WORKSPACE)/few_labels
+
+pretrainings: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/pretrainings.py --data $(DATA) --workspace $(WORKSPACE)/few_labels
 
 few-labels: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/few_labels.py --data $(DATA) --workspace $(WORKSPACE)/few_labels --processes 2
