@@ -52,12 +52,13 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
     method = setup.new_trainable()
     n_parameters = sum(parameter.numel() for parameter in method.parameters())
     steps = {stage.name: stage.steps for stage in record.stages}
+    forwards = sum(steps[stage.name] * stage.views for stage in method.stages)
     validation = _validation_windows(setup)
     forecast = {
         "steps": ", ".join(f"{count} ({name})" for name, count in steps.items()),
         "patch": f"{_by(recipe.patch_size_voxels)} voxels, {recipe.batch_size} a step",
         "parameters": f"{n_parameters / 1e6:.2f} million",
-        "network forwards": f"{sum(steps.values())} of {recipe.batch_size} patches to train, "
+        "network forwards": f"{forwards} of {recipe.batch_size} patches to train, "
         f"about {validation} windows to validate",
         "memory": _training_memory(setup),
         "disk": _training_disk(setup, n_parameters),

@@ -26,6 +26,7 @@ TRAININGS = {
     "supervised 2D, checkpointed": ("supervised", {**SMALL, "gradient_checkpointing": True}, (256, 256), 8),
     "diffusion pretraining 2D": ("pretrain-diffusion", {**SMALL, "network": "tedm"}, (256, 256), 4),
     "diffusion pretraining 3D": ("pretrain-diffusion", SMALL, (48, 48, 48), 2),
+    "contrast of patches 2D": ("pretrain-global-cl", {**SMALL, "network": "tedm"}, (256, 256), 4),
     "tedm classifier 2D": ("tedm", {**WIDE, "network": "tedm"}, (256, 256), 2),
     "tedm classifier 3D": ("tedm", {**SMALL, "network": "tedm"}, (48, 48, 48), 1),
     "ledm classifier 2D": ("ledm", {**WIDE, "network": "adm"}, (256, 256), 2),

@@ -85,7 +85,7 @@ def variants(*, regions: bool = True, objectives: bool = False) -> list[Variant]
 
 
 def as_parameters(chosen: list[Variant], *, slow_2d: bool = False) -> list[Any]:
-    """Return variants as pytest parameters; the second and later names of one class are slow tests.
+    """Return variants as pytest parameters; the second and later names of one class, and two stages in 3D, are slow.
 
     Args:
         slow_2d: also in 2D for exclusive classes, where each name is otherwise tested at once.
@@ -95,6 +95,7 @@ def as_parameters(chosen: list[Variant], *, slow_2d: bool = False) -> list[Any]:
     for variant in chosen:
         is_first = first_names.setdefault(find_trainable(variant.name).target, variant.name) == variant.name
         quick = is_first or (variant.n_dims == 2 and variant.exclusive and not slow_2d)
+        quick = quick and not (variant.n_dims == 3 and len(variant.stages) > 1)
         parameters.append(pytest.param(variant, marks=[] if quick else [pytest.mark.slow], id=str(variant)))
     return parameters
 

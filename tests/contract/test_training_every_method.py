@@ -151,11 +151,11 @@ def labels_of(method: Method, images: torch.Tensor) -> torch.Tensor:
 
 def learning(chosen: list[Variant]) -> list[Any]:
     """Return variants as parameters; in 3D pretrainings, what starts from them and what walks are slow, and further
-    names are everywhere.
+    names and trainings of two stages are everywhere.
     """
     parameters = as_parameters(chosen, slow_2d=True)
     for index, variant in enumerate(chosen):
-        if variant.n_dims == 3 and not _trains_once(variant):
+        if len(variant.stages) > 1 or (variant.n_dims == 3 and not _trains_once(variant)):
             parameters[index] = pytest.param(variant, marks=[pytest.mark.slow], id=str(variant))
     return parameters
 
