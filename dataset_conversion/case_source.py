@@ -17,6 +17,7 @@ class CaseSource:
 
     Attributes:
         images: one path a channel, or one file (or DICOM folder) that holds all channels.
+        more_label: further files of the label, each with a part of its foreground.
         extra_labels: observer to file.
         mask: body or brain mask.
         group, domain: empty where unknown.
@@ -26,6 +27,7 @@ class CaseSource:
     part: Part
     images: tuple[Path, ...]
     label: Path | None = None
+    more_label: tuple[Path, ...] = ()
     extra_labels: Mapping[str, Path] = field(default_factory=dict)
     mask: Path | None = None
     group: str = ""

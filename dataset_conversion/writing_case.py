@@ -63,9 +63,14 @@ def write_case(
     labels |= {f"labels{source.part}_{observer}": path for observer, path in source.extra_labels.items()}
     for name, path in labels.items():
         read = read_label if table.threshold is None else read_image
-        label = collapse_grey(read(path, fix_affine=fix_affine))
-        moved.append(_must_align(label.geometry, grid, path))
-        _write_integers(folder / name, source.case, file_ending, table.apply(label.array, str(path)), grid)
+        parts = (path, *source.more_label) if path == source.label else (path,)
+        arrays = []
+        for part in parts:
+            label = collapse_grey(read(part, fix_affine=fix_affine))
+            moved.append(_must_align(label.geometry, grid, part))
+            arrays.append(table.apply(label.array, str(part)))
+        # Where parts overlap the higher class stays; parts of one class are joined.
+        _write_integers(folder / name, source.case, file_ending, np.maximum.reduce(arrays), grid)
     if source.mask is not None:
         mask = read_label(source.mask, fix_affine=fix_affine)
         moved.append(_must_align(mask.geometry, grid, source.mask))
