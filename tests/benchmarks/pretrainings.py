@@ -30,13 +30,15 @@ class Arm:
     Attributes:
         name: for the page and the names of runs.
         start: the pretraining, or the run on all labels, that it starts from; "" for random weights.
-        words: after `msd train|finetune METHOD DATASET`.
+            words: after `msd train|finetune METHOD DATASET`, in place of the study's.
+        in_words: of the row, where `start` does not say it.
     """
 
     name: str
     method: str
     start: str = ""
     words: tuple[str, ...] = ()
+    in_words: str = ""
 
 
 OBJECTIVES = ("diffusion", "supervised", "hybrid", "global-cl", "global-local-cl")
@@ -53,7 +55,10 @@ ARMS = (
 )
 # Of other make, from random weights: there are no ImageNet weights beside this script. On all labels, then on six.
 OTHERS = ("deeplabv3", "segformer")
-OTHERS_ARMS = tuple(Arm(name, name, name, ("--set", "training.steps=150")) for name in OTHERS)
+_SIX_LABELS = ("--scale", "small", "--set", "training.batch_size=4", "--cases", "6")
+OTHERS_ARMS = tuple(Arm(n, n, n, ("--fold", "all", *_SIX_LABELS, "--set", "training.steps=150")) for n in OTHERS)
+# The lengths of the scale itself; fold 0's pretraining of the section on few labels, which saw 32 of the 40.
+LONG_ARM = Arm("ptdr-long", "ptdr", "long", _SIX_LABELS, "`pretrain-diffusion`, 2000 steps of 32")
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,10 @@ LUNGS_STUDY = Study(
     "lungs",
     LUNGS,
     ("--geometry", "resize", "--size", "64"),
-    ("--fold", "all", "--scale", "small", "--set", "training.steps=1000", "--set", "training.batch_size=16"),
-    ("--fold", "all", "--scale", "small", "--set", "training.batch_size=4", "--cases", "6"),
-    (*ARMS, *OTHERS_ARMS),
+    ("--fold", "all", "--scale", "small", "--set", "training.steps=800", "--set", "training.batch_size=16"),
+    ("--fold", "all", "--scale", "small", "--set", "training.batch_size=4", "--cases", "6")
+    + ("--set", "training.steps=400"),
+    (*ARMS, LONG_ARM, *OTHERS_ARMS),
     SEEDS,
 )
 HIPPOCAMPUS_STUDY = Study(
@@ -135,6 +141,9 @@ def pretrain(study: Study, arm: Arm, workspace: Path) -> Path | None:
     """Return the run that an arm starts from, made when it is missing; None for random weights."""
     if not arm.start:
         return None
+    if arm.start == "long":
+        msd(workspace, "pretrain", "diffusion", study.dataset.id, "--scale", "small", "--quiet")
+        return folder_of(workspace / "results", study.dataset) / "pretrain-diffusion__2d"
     label = f"arms-{arm.start}"
     if arm.start in OTHERS:
         words = ("--fold", "all", "--scale", "small", "--set", "weights=random", "--set", "training.steps=300")
@@ -149,7 +158,7 @@ def run(study: Study, arm: Arm, seed: int, start: Path | None, workspace: Path) 
     """Train with six labels; predict and score the test images and their shifted copies, where there are any."""
     label = label_of(arm, seed)
     verb, source = ("train", ()) if start is None else ("finetune", ("--from", str(start)))
-    words = (*study.training, *arm.words, "--seed", str(seed), "--name", label, "--quiet")
+    words = (*(arm.words or study.training), "--seed", str(seed), "--name", label, "--quiet")
     msd(workspace, verb, arm.method, study.dataset.id, *source, *words)
     if not study.dataset.test_images:
         return
@@ -190,8 +199,8 @@ def _lungs_row(arm: Arm, workspace: Path) -> str:
 
 
 def _start(arm: Arm) -> str:
-    if not arm.start:
-        return "random weights"
+    if not arm.start or arm.in_words:
+        return arm.in_words or "random weights"
     return f"`{arm.method}` on 40 labels" if arm.start in OTHERS else f"`pretrain-{arm.start}`"
 
 
@@ -217,10 +226,12 @@ def _volumes_row(arm: Arm, workspace: Path) -> str:
 
 _LUNGS_TEXT = """\
 Chest radiographs (Shenzhen set, 64 x 64, scale `small`). 20 of the 60 labelled images are set aside; no training saw
-them, with or without labels. Each pretraining has the other 40 and, where it takes unlabelled images, 96 more: 1000
-steps of 16, one seed. **`supervised` and `hybrid` see the labels of all 40**, the others none. Then every method is
-trained with 6 of the 40 labels, 1000 steps of 4 (pixel classifiers 250), two draws of labels, no validation.
-`vanilla` is the same network and training without a pretraining. All with augmentation, `recommended` presets.
+them, with or without labels. Each pretraining has the other 40 and, where it takes unlabelled images, 96 more: 800
+steps of 16, one seed (`global-local-cl` as many again for its second stage). **`supervised` and `hybrid` see the labels
+of all 40**, the others none. Then every method is trained with 6 of the 40 labels, 400 steps of 4, two draws of labels,
+no validation. `vanilla` is the same network and training without a pretraining. All with augmentation, `recommended`
+presets. One row has the lengths of scale `small` itself, 2000 steps of 32 and 1000 of 4; its pretraining and its labels
+are of fold 0's 32 training images and the 96.
 
 Dice and Jaccard (mean of each image's) of the lungs on the 20, on their own grid of 512 x 512, and on a seeded change
 of appearance of the same images (contrast, shading, blur, noise). Bold is the mean over the draws, each draw's mean
