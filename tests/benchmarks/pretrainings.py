@@ -30,7 +30,7 @@ class Arm:
     Attributes:
         name: for the page and the names of runs.
         start: the pretraining, or the run on all labels, that it starts from; "" for random weights.
-            words: after `msd train|finetune METHOD DATASET`, in place of the study's.
+        words: after `msd train|finetune METHOD DATASET`, in place of the study's.
         in_words: of the row, where `start` does not say it.
     """
 
@@ -57,8 +57,16 @@ ARMS = (
 OTHERS = ("deeplabv3", "segformer")
 _SIX_LABELS = ("--scale", "small", "--set", "training.batch_size=4", "--cases", "6")
 OTHERS_ARMS = tuple(Arm(n, n, n, ("--fold", "all", *_SIX_LABELS, "--set", "training.steps=150")) for n in OTHERS)
-# The lengths of the scale itself; fold 0's pretraining of the section on few labels, which saw 32 of the 40.
-LONG_ARM = Arm("ptdr-long", "ptdr", "long", _SIX_LABELS, "`pretrain-diffusion`, 2000 steps of 32")
+# The lengths of the scale itself, on larger images that are prepared as the paper's radiographs are.
+CHEST_PLAN = ("--plans-name", "chest", "--geometry", "resize", "--size", "128", "--equalise-gamma", "0.5")
+CHEST_WORDS = ("--plans-name", "chest", "--fold", "all", "--scale", "small")
+LONG_ARM = Arm(
+    "ptdr-chest",
+    "ptdr",
+    "chest",
+    (*CHEST_WORDS, "--set", "training.batch_size=4", "--cases", "6"),
+    "`pretrain-diffusion`, 128 x 128",
+)
 
 
 @dataclass(frozen=True)
@@ -141,11 +149,13 @@ def pretrain(study: Study, arm: Arm, workspace: Path) -> Path | None:
     """Return the run that an arm starts from, made when it is missing; None for random weights."""
     if not arm.start:
         return None
-    if arm.start == "long":
-        msd(workspace, "pretrain", "diffusion", study.dataset.id, "--scale", "small", "--quiet")
-        return folder_of(workspace / "results", study.dataset) / "pretrain-diffusion__2d"
     label = f"arms-{arm.start}"
-    if arm.start in OTHERS:
+    if arm.start == "chest":
+        if not (folder_of(workspace / "preprocessed", study.dataset) / "chest.yaml").is_file():
+            msd(workspace, "plan", study.dataset.id, *CHEST_PLAN)
+        words = (*CHEST_WORDS, "--set", "training.batch_size=8")
+        msd(workspace, "pretrain", "diffusion", study.dataset.id, *words, "--name", label, "--quiet")
+    elif arm.start in OTHERS:
         words = ("--fold", "all", "--scale", "small", "--set", "weights=random", "--set", "training.steps=300")
         batch = ("--set", "training.batch_size=8")
         msd(workspace, "train", arm.method, study.dataset.id, *words, *batch, "--name", label, "--quiet")
@@ -230,8 +240,8 @@ them, with or without labels. Each pretraining has the other 40 and, where it ta
 steps of 16, one seed (`global-local-cl` as many again for its second stage). **`supervised` and `hybrid` see the labels
 of all 40**, the others none. Then every method is trained with 6 of the 40 labels, 400 steps of 4, two draws of labels,
 no validation. `vanilla` is the same network and training without a pretraining. All with augmentation, `recommended`
-presets. One row has the lengths of scale `small` itself, 2000 steps of 32 and 1000 of 4; its pretraining and its labels
-are of fold 0's 32 training images and the 96.
+presets. One row has larger images, prepared as the paper's radiographs are (equalised, gamma 0.5), and the lengths of
+scale `small` itself, 2000 steps of 8 and 1000 of 4.
 
 Dice and Jaccard (mean of each image's) of the lungs on the 20, on their own grid of 512 x 512, and on a seeded change
 of appearance of the same images (contrast, shading, blur, noise). Bold is the mean over the draws, each draw's mean
