@@ -98,6 +98,7 @@ class ADMUNet(TappedUNet):
     input_layer: ClassVar[str] = "input_blocks.0.0"
     output_layer: ClassVar[str] = "out.2"
     encoder_parts: ClassVar[tuple[str, ...]] = ("time_embed", "input_blocks")
+    time_parts: ClassVar[tuple[str, ...]] = ("time_embed",)
     middle_parts: ClassVar[tuple[str, ...]] = ("middle_block",)
     decoder_parts: ClassVar[tuple[str, ...]] = ("output_blocks", "out")
 

@@ -69,6 +69,8 @@ class DeepLabV3(nn.Module):
 
     input_layer: ClassVar[str] = "backbone.conv1"
     output_layer: ClassVar[str] = "classifier.4"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def __init__(
         self,

@@ -80,6 +80,7 @@ class DiffusersUNet(TappedUNet):
     input_layer: ClassVar[str] = "unet.conv_in"
     output_layer: ClassVar[str] = "unet.conv_out"
     encoder_parts: ClassVar[tuple[str, ...]] = ("unet.time_embedding", "unet.conv_in", "unet.down_blocks")
+    time_parts: ClassVar[tuple[str, ...]] = ("unet.time_embedding",)
     middle_parts: ClassVar[tuple[str, ...]] = ("unet.mid_block",)
     decoder_parts: ClassVar[tuple[str, ...]] = ("unet.up_blocks", "unet.conv_norm_out", "unet.conv_out")
 

@@ -96,6 +96,7 @@ class ImgXUNet(TappedUNet):
     input_layer: ClassVar[str] = "stem.0"
     output_layer: ClassVar[str] = "out"
     encoder_parts: ClassVar[tuple[str, ...]] = ("stem", "down_levels", "downsamplers")
+    time_parts: ClassVar[tuple[str, ...]] = ()
     middle_parts: ClassVar[tuple[str, ...]] = ("bottom",)
     decoder_parts: ClassVar[tuple[str, ...]] = ("up_levels", "upsamplers", "out")
 

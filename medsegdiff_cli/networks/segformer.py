@@ -178,6 +178,8 @@ class SegFormer(nn.Module):
 
     input_layer: ClassVar[str] = "segformer.encoder.patch_embeddings.0.proj"
     output_layer: ClassVar[str] = "decode_head.classifier"
+    encoder_parts: ClassVar[tuple[str, ...]] = ("segformer",)
+    decoder_parts: ClassVar[tuple[str, ...]] = ("decode_head",)
 
     def __init__(
         self,

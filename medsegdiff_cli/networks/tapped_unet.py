@@ -25,6 +25,8 @@ class TappedUNet(nn.Module):
     """The layer whose rows are the output's channels."""
     encoder_parts: ClassVar[tuple[str, ...]]
     """Submodules that come before the coarsest features, the embedding of the timestep among them."""
+    time_parts: ClassVar[tuple[str, ...]]
+    """Those of them that embed the timestep; empty where the embedding has no parameters of its own."""
     middle_parts: ClassVar[tuple[str, ...]]
     """Submodules that work on the coarsest features."""
     decoder_parts: ClassVar[tuple[str, ...]]

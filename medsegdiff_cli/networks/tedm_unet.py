@@ -95,6 +95,7 @@ class TEDMUNet(TappedUNet):
     input_layer: ClassVar[str] = "stem"
     output_layer: ClassVar[str] = "out"
     encoder_parts: ClassVar[tuple[str, ...]] = ("time_embed", "stem", "down_levels", "down_resamplers")
+    time_parts: ClassVar[tuple[str, ...]] = ("time_embed",)
     middle_parts: ClassVar[tuple[str, ...]] = ("middle",)
     decoder_parts: ClassVar[tuple[str, ...]] = ("up_levels", "up_resamplers", "final", "out")
 

@@ -64,7 +64,7 @@ def adapt_state(
         output_rows: rows of the source's output layer that mean what the target's do; None: it has none.
     """
     adaptable = {f"{name}.weight" for name in input_layers(target)}
-    outputs = {f"{name}.{part}" for name in _layers(target, "output_layer") for part in ("weight", "bias")}
+    outputs = {f"{name}.{part}" for name in _named_by(target, "output_layer") for part in ("weight", "bias")}
     fitted: dict[str, Tensor] = {}
     rows: list[TransferRow] = []
     n_covered = n_total = 0
@@ -109,13 +109,37 @@ def _with_channels(weight: Tensor, n_channels: int) -> Tensor:
     return shared.expand(-1, n_channels, *(-1,) * (weight.ndim - 2)).contiguous()
 
 
+def adaptation_data(target: nn.Module) -> dict[str, list[str]]:
+    """Return what is what in the networks of `target`: part to the beginnings of the tensors' names.
+
+    `stem` is the layer that depends on the image's channels, `head` the one whose rows are the output's channels;
+    `encoder` (stem and `time_embedding` included), `middle` and `decoder` (head included) are the whole network. What
+    a network has not, or does not say, is an empty list.
+    """
+    attributes = {
+        "stem": "input_layer",
+        "head": "output_layer",
+        "time_embedding": "time_parts",
+        "encoder": "encoder_parts",
+        "middle": "middle_parts",
+        "decoder": "decoder_parts",
+    }
+    tensors = list(target.state_dict())
+    found: dict[str, list[str]] = {}
+    for part, attribute in attributes.items():
+        names = [f"{name}." for name in _named_by(target, attribute)]
+        found[part] = [name for name in names if any(tensor.startswith(name) for tensor in tensors)]
+    return found
+
+
 def input_layers(target: nn.Module) -> Iterator[str]:
     """Yield the names of the layers whose second axis are the image's channels."""
-    return _layers(target, "input_layer")
+    return _named_by(target, "input_layer")
 
 
-def _layers(target: nn.Module, kind: str) -> Iterator[str]:
+def _named_by(target: nn.Module, attribute: str) -> Iterator[str]:
+    """Yield the submodules that networks in `target` name by an attribute, a name or several."""
     for prefix, module in target.named_modules():
-        layer = getattr(module, kind, None)
-        if isinstance(layer, str):
-            yield f"{prefix}.{layer}" if prefix else layer
+        names = getattr(module, attribute, ())
+        for name in (names,) if isinstance(names, str) else names if isinstance(names, tuple) else ():
+            yield f"{prefix}.{name}" if prefix else name

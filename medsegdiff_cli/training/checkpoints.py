@@ -30,10 +30,12 @@ class StageCheckpoints:
     Args:
         folder: that folder.
         stage: the stage's name; checkpoints of other stages are left alone until this one has saved its first.
+        adaptation: what is what in the network (see `networks.transfer.adaptation_data`), written into every header.
     """
 
-    def __init__(self, folder: Path, stage: str) -> None:
+    def __init__(self, folder: Path, stage: str, adaptation: Mapping[str, list[str]] | None = None) -> None:
         self.folder, self.stage = folder, stage
+        self._adaptation = dict(adaptation or {})
 
     def save(self, tensors: Mapping[str, Tensor], counters: Counters, world_size: int) -> None:
         """Write `step_NNNNNNNN`, then remove all step checkpoints but this one and the one before.
@@ -41,7 +43,13 @@ class StageCheckpoints:
         The one before is what a training goes on from when this one gets damaged.
         """
         earlier = {name: outcome for name, outcome in self.finished().items() if name != self.stage}
-        state = {"stage": self.stage, "finished": earlier, "counters": asdict(counters), "world_size": world_size}
+        state: dict[str, Any] = {
+            "stage": self.stage,
+            "finished": earlier,
+            "counters": asdict(counters),
+            "world_size": world_size,
+        }
+        state["adaptation"] = self._adaptation
         write_checkpoint(self.folder / f"step_{counters.step:08d}", tensors, state)
         kept = [path for path in self._steps() if _step_of(path) <= counters.step and _stage_of(path) == self.stage]
         # Weights without a header are what was being written, or removed, when a process was killed.
@@ -81,7 +89,9 @@ class StageCheckpoints:
             finished = {**finished, self.stage: {"steps_done": counters.step, **outcome}}
         _remove(self.folder / name)
         tensors = {f"model.{key}": tensor for key, tensor in weights.items()}
-        return write_checkpoint(self.folder / name, tensors, {**summary, "finished": finished})
+        return write_checkpoint(
+            self.folder / name, tensors, {**summary, "finished": finished, "adaptation": self._adaptation}
+        )
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Return the outcomes of the run's finished stages by name, from the newest header that can be read."""

@@ -15,6 +15,7 @@ from medsegdiff_cli.artifacts.batch import Batch
 from medsegdiff_cli.artifacts.recipe import TrainingSettings
 from medsegdiff_cli.errors import Interrupted, ResourceError, lacks_memory
 from medsegdiff_cli.methods.base import Stage, Trainable
+from medsegdiff_cli.networks.transfer import adaptation_data
 from medsegdiff_cli.paths import CHECKPOINTS
 from medsegdiff_cli.training.checkpoints import StageCheckpoints
 from medsegdiff_cli.training.distributed import Team
@@ -68,7 +69,7 @@ def train_stage(
     method.to(device=team.device)
     if channels_last:
         method.to(memory_format=layout)  # type: ignore[call-overload]
-    checkpoints = StageCheckpoints(folder / CHECKPOINTS, stage.name)
+    checkpoints = StageCheckpoints(folder / CHECKPOINTS, stage.name, adaptation_data(method))
     finished = _finished_before(method, checkpoints)
     if finished is not None:
         return finished
