@@ -18,7 +18,7 @@ def check_across(
     if folds is not None:
         problems += _check_folds(facts, folds)
     if scheme is not None:
-        problems += [*_check_absent_classes(facts, scheme), *_check_scheme(scheme)]
+        problems += [*_check_absent_classes(dataset, facts, scheme), *_check_scheme(scheme)]
     return problems
 
 
@@ -101,7 +101,9 @@ def _check_orientation(facts: Sequence[CaseFacts]) -> Iterator[Problem]:
         yield Problem(severity="warning", code="orientation-varies", message=message, fix=fix)
 
 
-def _check_absent_classes(facts: Sequence[CaseFacts], scheme: LabelScheme) -> Iterator[Problem]:
+def _check_absent_classes(dataset: DatasetFolder, facts: Sequence[CaseFacts], scheme: LabelScheme) -> Iterator[Problem]:
+    # Few samples of a generative model need not show every class of the images that it learnt from.
+    severity: Severity = "warning" if dataset.info.synthetic else "error"
     labels = [fact.label_values for fact in facts if fact.part == "Tr" and fact.label_values is not None]
     seen = frozenset().union(*labels)
     for name, values in scheme.file_values().items():
@@ -110,7 +112,7 @@ def _check_absent_classes(facts: Sequence[CaseFacts], scheme: LabelScheme) -> It
                 f"class '{name}' (value {', '.join(map(str, values))}) is in none of {len(labels)} training labels"
             )
             fix = "remove it from `labels`, or correct the label files"
-            yield Problem(severity="error", code="class-absent", message=message, fix=fix)
+            yield Problem(severity=severity, code="class-absent", message=message, fix=fix)
 
 
 def _check_scheme(scheme: LabelScheme) -> Iterator[Problem]:

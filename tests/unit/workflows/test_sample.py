@@ -131,6 +131,19 @@ def test_a_copy_of_a_training_image_is_found_and_named(shop, pairs):
     assert (found["n_training_cases"], found["n_training_patches"]) == (5, 5)
 
 
+def test_a_class_that_no_sample_shows_is_a_warning(shop, pairs):
+    for path in (pairs / "labelsTr").iterdir():
+        label = voxels_of(path)
+        label[label == 7] = 3
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(label), str(path))
+    answer = msd("sample", "pretrain-hybrid__2d", "-o", pairs, "--count", 5, "--batch", 3, "--steps", 3, *at(shop))
+    assert "class 'nodule' is in none of the 5 samples" in answer.stderr
+    assert "warning: class-absent" in done("check", pairs, *at(shop)).stdout
+    content = {**described(pairs), "synthetic": False}
+    (pairs / "dataset.json").write_text(json.dumps(content))
+    assert msd("check", pairs, *at(shop)).code == 3, "of real images it is an error"
+
+
 def test_random_pictures_are_no_copies(shop):
     found = json.loads((shop / "pairs" / "memorisation.json").read_text())
     assert found["suspicious_share"] == 0
