@@ -91,6 +91,7 @@ def test_what_was_interrupted_is_finished_with_the_bytes_of_an_undisturbed_run(s
     assert tree(pairs) == before
 
 
+@pytest.mark.slow
 def test_a_larger_count_adds_samples(shop, pairs):
     before = tree(pairs / "labelsTr")
     report = drawn_again(shop, pairs, "--count", 7)
@@ -150,6 +151,7 @@ def test_random_pictures_are_no_copies(shop):
     assert [pair["distance"] for pair in found["samples"]] == sorted(pair["distance"] for pair in found["samples"])
 
 
+@pytest.mark.slow
 def test_without_the_training_images_samples_are_drawn_and_that_is_said(shop, tmp_path):
     workspace = tmp_path / "elsewhere"
     photos = write_training_images(workspace, "Dataset001_Photos", 2)
@@ -200,6 +202,7 @@ def test_a_diffusion_model_fills_the_unlabelled_part(shop, tmp_path):
     assert "without masks" in refused.stderr
 
 
+@pytest.mark.slow
 def test_overlapping_regions_become_label_values(tmp_path):
     photos = write_training_images(tmp_path, "Dataset001_Photos", 2)
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
