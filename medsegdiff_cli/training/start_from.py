@@ -64,7 +64,7 @@ def start_from(method: Method, parent: Path, *, min_coverage: float = 0.5) -> St
     log.info("starting from %s\n%s", folders[0], transfer_table(transfer))
     if transfer.coverage < min_coverage:
         raise UsageError(
-            f"only {transfer.coverage:.0%} of the network can start from that run (at least {min_coverage:.0%} wanted)",
+            f"only {transfer.coverage:.1%} of the network can start from that run (at least {min_coverage:.1%} wanted)",
             where=f"--from {parent}",
             fix="start from a run of the same method and network settings (see the table), or train from the beginning",
         )

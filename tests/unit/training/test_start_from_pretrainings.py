@@ -117,5 +117,5 @@ def test_other_channels_are_adapted_and_the_masks_rows_still_found(tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     run_of("pretrain-hybrid", tmp_path, 1, 3)
-    with pytest.raises(UsageError, match=r"only \d+% of the network"):
+    with pytest.raises(UsageError, match=r"only \d+\.\d% of the network"):
         start_from(built("vanilla", 1, 3, network="tedm"), tmp_path)
