@@ -7,29 +7,16 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from medsegdiff_cli.artifacts.document import StrictModel
 
 
-class Chests(StrictModel):
-    """Chest phantoms; the mappings go from a scanner to a number of cases.
+class _OnScanners(StrictModel):
+    """What chest phantoms have in common; the mappings go from a scanner to a number of cases.
 
     Attributes:
         shape: pixels (y, x).
-        labelled: the pool that label budgets are drawn from.
         test: the same persons on every scanner.
     """
 
     shape: tuple[int, int]
-    labelled: dict[str, int]
-    unlabelled: dict[str, int]
     test: dict[str, int]
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Kinds of test images: scanners."""
-        return tuple(self.test)
-
-    @property
-    def pool(self) -> int:
-        """Labelled cases."""
-        return sum(self.labelled.values())
 
     @property
     def test_cases(self) -> int:
@@ -40,6 +27,27 @@ class Chests(StrictModel):
     def same_tests(self) -> bool:
         """Whether all seeds have the same test images: each has its own."""
         return False
+
+
+class Chests(_OnScanners):
+    """Chest phantoms: labels on some scanners, unlabelled images of others.
+
+    Attributes:
+        labelled: the pool that label budgets are drawn from.
+    """
+
+    labelled: dict[str, int]
+    unlabelled: dict[str, int]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Kinds of test images: scanners."""
+        return tuple(self.test)
+
+    @property
+    def pool(self) -> int:
+        """Labelled cases."""
+        return sum(self.labelled.values())
 
     @property
     def in_words(self) -> str:
@@ -96,23 +104,19 @@ class Blobs(StrictModel):
         )
 
 
-class Transfers(StrictModel):
-    """Chest phantoms of a scanner to pretrain on, and of others to fine-tune on, each a dataset of its own.
+class Transfers(_OnScanners):
+    """Chest phantoms of a scanner to pretrain on, and of others to fine-tune on and test, each a dataset of its own.
 
-    No person is in two of its datasets. The mappings go from a scanner to a number of cases.
+    The source shares no person with a target, nor a test with either.
 
     Attributes:
-        shape: pixels (y, x).
         source: labelled cases of the pretraining.
-        targets: labelled cases of each fine-tuning.
-        test: the same persons on every scanner, which are those of `targets`.
+        targets: labelled cases of each fine-tuning; the same persons on every scanner.
     """
 
     kind: Literal["transfers"]
-    shape: tuple[int, int]
     source: dict[str, int] = Field(min_length=1)
     targets: dict[str, int] = Field(min_length=1)
-    test: dict[str, int]
 
     @model_validator(mode="after")
     def _tests_its_targets(self) -> "Transfers":
@@ -129,16 +133,6 @@ class Transfers(StrictModel):
     def pool(self) -> int:
         """Labelled cases that a fine-tuning may draw from."""
         return min(self.targets.values())
-
-    @property
-    def test_cases(self) -> int:
-        """Test persons of a seed."""
-        return max(self.test.values())
-
-    @property
-    def same_tests(self) -> bool:
-        """Whether all seeds have the same test images: each has its own."""
-        return False
 
     @property
     def in_words(self) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import replace_section
+from results import cell_of_draws, replace_section
 
 from medsegdiff_cli.imaging.reading import read_label
 from medsegdiff_cli.workflows.phantoms import shift_images
@@ -176,20 +176,13 @@ def _row(method: str, variant: str, budget: int, workspace: Path) -> str:
         names = [Training(method, budget, seed, (), variant).label for seed in SEEDS]
         files = [workspace / "predictions" / f"{name}-{domain}" / "summary.json" for name in names]
         found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-        cells.append(_cell([summary["aggregations"]["overall"]["per_class"]["lung"]["dice"] for summary in found]))
+        cells.append(
+            cell_of_draws([summary["aggregations"]["overall"]["per_class"]["lung"]["dice"] for summary in found])
+        )
     if not any(cells):
         return ""
     preset = "paper" if variant else "recommended"
     return f"| {budget} | `{method}` | {preset} | " + " | ".join(cells) + " |"
-
-
-def _cell(dice: list[dict]) -> str:
-    """Return the mean over draws, each draw's mean, and the mean standard deviation over cases."""
-    if not dice:
-        return ""
-    means = [entry["mean"] for entry in dice]
-    spread = statistics.mean(entry["std"] or 0.0 for entry in dice)
-    return f"**{statistics.mean(means):.3f}** ({', '.join(f'{m:.3f}' for m in means)}) ± {spread:.3f}"
 
 
 def _mean_mask_row(budget: int, workspace: Path) -> str:

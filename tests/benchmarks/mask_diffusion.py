@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import HIPPOCAMPUS, LUNGS, VESSELS, Dataset, folder_of, msd, replace_section
+from results import HIPPOCAMPUS, LUNGS, VESSELS, Dataset, folder_of, msd, prepare_dataset, replace_section
 
 from medsegdiff_cli.artifacts.scores import read_scores
 from medsegdiff_cli.metrics.paired import bootstrap_interval
@@ -95,20 +95,10 @@ def main() -> None:
     workspace = options.workspace.resolve()
     for study in () if options.write_only else STUDIES:
         if study.name in options.only:
-            prepare(study, options.data, workspace)
+            prepare_dataset(study.dataset, study.plan, options.data, workspace)
             for method in (*STRATEGIES[:1], TWIN, *STRATEGIES[1:]):
                 run(study, method, workspace)
     write_section(workspace)
-
-
-def prepare(study: Study, data: Path, workspace: Path) -> None:
-    """Convert and plan, unless it is done."""
-    dataset = study.dataset
-    if not folder_of(workspace / "raw", dataset).is_dir():
-        words = (*dataset.convert[:1], str(data / dataset.convert[1]), *dataset.convert[2:])
-        msd(workspace, "convert", *words, "--dataset", dataset.id, "--name", dataset.name)
-    if not (folder_of(workspace / "preprocessed", dataset) / "plans.yaml").is_file():
-        msd(workspace, "plan", dataset.id, *study.plan)
 
 
 def run(study: Study, method: str, workspace: Path) -> None:

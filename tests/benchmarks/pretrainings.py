@@ -9,11 +9,10 @@ written outside of the workspace.
 
 import argparse
 import json
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import HIPPOCAMPUS, LUNGS, Dataset, folder_of, msd, replace_section
+from results import HIPPOCAMPUS, LUNGS, Dataset, cell_of_draws, folder_of, msd, prepare_dataset, replace_section
 
 from medsegdiff_cli.workflows.phantoms import shift_images
 
@@ -135,14 +134,9 @@ def main() -> None:
 
 def prepare(study: Study, data: Path, workspace: Path) -> None:
     """Convert and plan, and shift the test images, unless it is done."""
-    dataset = study.dataset
-    if not folder_of(workspace / "raw", dataset).is_dir():
-        words = (*dataset.convert[:1], str(data / dataset.convert[1]), *dataset.convert[2:])
-        msd(workspace, "convert", *words, "--dataset", dataset.id, "--name", dataset.name)
-    if not (folder_of(workspace / "preprocessed", dataset) / "plans.yaml").is_file():
-        msd(workspace, "plan", dataset.id, *study.plan)
-    if dataset.test_images and not (workspace / "shifted").is_dir():
-        shift_images(folder_of(workspace / "raw", dataset) / "imagesTs", workspace / "shifted", SHIFT_SEED)
+    prepare_dataset(study.dataset, study.plan, data, workspace)
+    if study.dataset.test_images and not (workspace / "shifted").is_dir():
+        shift_images(folder_of(workspace / "raw", study.dataset) / "imagesTs", workspace / "shifted", SHIFT_SEED)
 
 
 def pretrain(study: Study, arm: Arm, workspace: Path) -> Path | None:
@@ -204,7 +198,9 @@ def _lungs_row(arm: Arm, workspace: Path) -> str:
     for metric, domain in (("dice", "test"), ("dice", "shifted"), ("iou", "test")):
         files = [workspace / predictions(label_of(arm, seed), domain) / "summary.json" for seed in SEEDS]
         found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-        cells.append(_cell([summary["aggregations"]["overall"]["per_class"]["lung"][metric] for summary in found]))
+        cells.append(
+            cell_of_draws([summary["aggregations"]["overall"]["per_class"]["lung"][metric] for summary in found])
+        )
     return f"| `{arm.method}` | {_start(arm)} | {' | '.join(cells)} |" if any(cells) else ""
 
 
@@ -212,15 +208,6 @@ def _start(arm: Arm) -> str:
     if not arm.start or arm.in_words:
         return arm.in_words or "random weights"
     return f"`{arm.method}` on 40 labels" if arm.start in OTHERS else f"`pretrain-{arm.start}`"
-
-
-def _cell(entries: list[dict]) -> str:
-    """Return the mean over draws, each draw's mean, and the mean standard deviation over cases."""
-    if not entries:
-        return ""
-    means = [entry["mean"] for entry in entries]
-    spread = statistics.mean(entry["std"] or 0.0 for entry in entries)
-    return f"**{statistics.mean(means):.3f}** ({', '.join(f'{m:.3f}' for m in means)}) ± {spread:.3f}"
 
 
 def _volumes_row(arm: Arm, workspace: Path) -> str:

@@ -10,6 +10,7 @@ the workspace.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -160,6 +161,24 @@ def replace_section(title: str, text: str) -> None:
     section = f"{title}\n\n{text.strip()}\n"
     start = before if mark else f"{before.rstrip()}\n\n"
     PAGE.write_text(start + section + next_mark + others, encoding="utf-8")
+
+
+def prepare_dataset(dataset: Dataset, plan: tuple[str, ...], data: Path, workspace: Path) -> None:
+    """Convert and plan, unless it is done; `plan` are words after `msd plan ID`."""
+    if not folder_of(workspace / "raw", dataset).is_dir():
+        words = (*dataset.convert[:1], str(data / dataset.convert[1]), *dataset.convert[2:])
+        msd(workspace, "convert", *words, "--dataset", dataset.id, "--name", dataset.name)
+    if not (folder_of(workspace / "preprocessed", dataset) / "plans.yaml").is_file():
+        msd(workspace, "plan", dataset.id, *plan)
+
+
+def cell_of_draws(entries: list[dict]) -> str:
+    """Return the mean over draws, each draw's mean, and the mean standard deviation over cases."""
+    if not entries:
+        return ""
+    means = [entry["mean"] for entry in entries]
+    spread = statistics.mean(entry["std"] or 0.0 for entry in entries)
+    return f"**{statistics.mean(means):.3f}** ({', '.join(f'{m:.3f}' for m in means)}) ± {spread:.3f}"
 
 
 def folder_of(parent: Path, dataset: Dataset) -> Path:
