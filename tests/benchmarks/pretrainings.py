@@ -95,7 +95,7 @@ LUNGS_STUDY = Study(
     "lungs",
     LUNGS,
     ("--geometry", "resize", "--size", "64"),
-    ("--fold", "all", "--scale", "small", "--set", "training.steps=800", "--set", "training.batch_size=16"),
+    ("--fold", "all", "--scale", "small", "--set", "training.steps=400", "--set", "training.batch_size=16"),
     ("--fold", "all", "--scale", "small", "--set", "training.batch_size=4", "--cases", "6")
     + ("--set", "training.steps=400"),
     (*ARMS, LONG_ARM, *OTHERS_ARMS),
@@ -105,8 +105,8 @@ HIPPOCAMPUS_STUDY = Study(
     "hippocampus",
     HIPPOCAMPUS,
     (),
-    ("--config", "3d", "--scale", "tiny", "--set", "training.steps=100"),
-    ("--config", "3d", "--scale", "tiny", "--set", "training.steps=100", "--cases", "6"),
+    ("--config", "3d", "--scale", "tiny", "--set", "training.steps=40"),
+    ("--config", "3d", "--scale", "tiny", "--set", "training.steps=40", "--cases", "6"),
     ARMS,
     SEEDS[:1],
 )
@@ -119,13 +119,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[study.name for study in STUDIES])
+    parser.add_argument("--arms", nargs="*", help="these alone, for several processes side by side")
     parser.add_argument("--write-only", action="store_true", help="train nothing, write what is there")
     options = parser.parse_args()
     workspace = options.workspace.resolve()
     for study in () if options.write_only else STUDIES:
         if study.name in options.only:
             prepare(study, options.data, workspace)
-            for arm in study.arms:
+            for arm in (arm for arm in study.arms if options.arms is None or arm.name in options.arms):
                 start = pretrain(study, arm, workspace)
                 for seed in study.seeds:
                     run(study, arm, seed, start, workspace)
@@ -223,7 +224,7 @@ def _volumes_row(arm: Arm, workspace: Path) -> str:
 
 _LUNGS_TEXT = """\
 Chest radiographs (Shenzhen set, 64 x 64, scale `small`). 20 of the 60 labelled images are set aside; no training saw
-them, with or without labels. Each pretraining has the other 40 and, where it takes unlabelled images, 96 more: 800
+them, with or without labels. Each pretraining has the other 40 and, where it takes unlabelled images, 96 more: 400
 steps of 16, one seed (`global-local-cl` as many again for its second stage). **`supervised` and `hybrid` see the labels
 of all 40**, the others none. Then every method is trained with 6 of the 40 labels, 400 steps of 4, two draws of labels,
 no validation. `vanilla` is the same network and training without a pretraining. All with augmentation, `recommended`
@@ -243,7 +244,7 @@ Regenerate this section with `make pretrainings DATA=FOLDER`.
 """
 _VOLUMES_TEXT = """
 
-Hippocampus, 3D, six labels, scale `tiny`, 100 steps for each pretraining and each training (minutes; it shows that
+Hippocampus, 3D, six labels, scale `tiny`, 40 steps for each pretraining and each training (minutes; it shows that
 volumes run through, not how well they are segmented): fold 0's 12 validation cases, one seed, ± over cases.
 `supervised` and `hybrid` see the labels of the 48 training cases.
 
