@@ -3,8 +3,9 @@
 Arguments: draws, steps, canvas.
 """
 
-import resource
+import re
 import sys
+from pathlib import Path
 
 import torch
 from toy_walks import ToyWalk
@@ -38,10 +39,20 @@ def predict(image: torch.Tensor, draws: int, steps: int, canvas: str) -> StepRec
     return record
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process has had at once, since it became a program of its own (Linux).
+
+    `ru_maxrss` will not do: a child begins with that of the process that started it.
+    """
+    kilobytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert kilobytes is not None
+    return int(kilobytes[1]) * 1024
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     whole = smooth_image(80)
     predict(smooth_image(8), 2, 2, sys.argv[3])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     predict(whole, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(peak_bytes() - before)
