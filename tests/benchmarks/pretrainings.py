@@ -233,8 +233,8 @@ presets.
 Dice and Jaccard (mean of each image's) of the lungs on the 20, on their own grid of 512 x 512, and on a seeded change
 of appearance of the same images (contrast, shading, blur, noise). Bold is the mean over the draws, each draw's mean
 follows, ± is the standard deviation over cases; with 20 cases a mean is known to about 0.015. `deeplabv3` and
-`segformer` begin from random instead of ImageNet weights, with 300 and 100 steps of 8 on the 40 labels and 60 of 4 on the
-six: they show that these baselines run, not what they can do.
+`segformer` begin from random instead of ImageNet weights, with 300 and 100 steps of 8 on the 40 labels and 60 of 4 on
+the six: they show that these baselines run, not what they can do.
 
 Regenerate this section with `make pretrainings DATA=FOLDER`.
 
