@@ -54,10 +54,10 @@ t = 50, 150 and 250, and does not hold.
 - **R16** holds: each pretraining is ahead of random weights on both scanners, by 1 to 8 points, and so is their mean in
   every seed.
 - **R14** does not hold: hybrid is ahead of the unsupervised pretraining on both scanners (+1.0), and of the supervised
-  one on scanner B (+1.4), but 3.1 points behind the latter on scanner C. Seeds differ by as much as the arms do (-0.5 to
-  +0.9). Scanner C brightens and shades, which 400 labels of scanner A seem to prepare for; that this is the cause is a
-  guess. 5 000 steps of 8 are a sixty-fourth of the paper's images, and far fewer of its pixels; whether R14 comes out with
-  more is not tested here.
+  one on scanner B (+1.4), but 3.1 points behind the latter on scanner C. Seeds differ by as much as the arms do (-0.5
+  to +0.9). Scanner C brightens and shades, which 400 labels of scanner A seem to prepare for; that this is the cause is
+  a guess. 5 000 steps of 8 are a sixty-fourth of the paper's images, and far fewer of its pixels; whether R14 comes out
+  with more is not tested here.
 - **R15** is met in every seed: fine-tuning the hybrid model is 3 to 5 points ahead of pixel classifiers on it.
 """,
 }
