@@ -12,7 +12,7 @@ import yaml
 from msd_shell import done, msd, tree
 from safetensors.numpy import load_file
 
-from medsegdiff_cli.methods import denoising
+from medsegdiff_cli.methods import denoising, generating
 from medsegdiff_cli.methods.pixel_probes import PixelProbes
 from medsegdiff_cli.planning import scales
 from medsegdiff_cli.workflows import plan, run_setup, train
@@ -38,7 +38,7 @@ def few_steps(quick_machine):
         for module in (plan, run_setup):
             patch.setattr(module, "measure_training", lambda *_: 1000)
         patch.setattr(train, "_PICTURES", 1)
-        patch.setattr(denoising, "_PICTURE_STEPS", 5)
+        patch.setattr(generating, "_PICTURE_STEPS", 5)
         yield
 
 

@@ -11,7 +11,7 @@ import yaml
 from msd_shell import done, msd, write_oblique_source
 from safetensors.numpy import load_file
 
-from medsegdiff_cli.methods import denoising
+from medsegdiff_cli.methods import generating
 from medsegdiff_cli.planning import scales
 from medsegdiff_cli.workflows import plan, run_setup, train
 from medsegdiff_cli.workflows.phantoms import ChestCohort, write_chests
@@ -32,7 +32,7 @@ def few_steps(quick_machine):
         for module in (plan, run_setup):
             patch.setattr(module, "measure_training", lambda *_: 1000)
         patch.setattr(train, "_PICTURES", 1)
-        patch.setattr(denoising, "_PICTURE_STEPS", 3)
+        patch.setattr(generating, "_PICTURE_STEPS", 3)
         yield
 
 

@@ -120,9 +120,17 @@ def test_the_same_process_has_to_ask_twice_too(file):
 
 def test_waiting_ends_with_the_other_process(file, other, caplog):
     pid = other()
-    end = threading.Timer(0.5, kill, (pid,))
-    end.start()
+
+    def end_it_once_it_is_waited_for():
+        for _ in range(600):
+            if "waiting for process" in caplog.text:
+                break
+            time.sleep(0.1)
+        kill(pid)
+
+    end = threading.Thread(target=end_it_once_it_is_waited_for)
     with caplog.at_level(logging.INFO):
+        end.start()
         hold(file, wait=True)
     assert caplog.text.count(f"waiting for process {pid}") == 1
     end.join()

@@ -140,4 +140,4 @@ def test_validation_predicts_with_each_sampler_once(monkeypatch):
 def test_a_method_without_steps_has_no_samplers_to_validate_with():
     settled, plan = ResolvedRecipe.model_validate(recipe(method="supervised")), Plan.model_validate(PLAN)
     with pytest.raises(UsageError, match="'supervised' does not sample"):
-        settled_checks.refuse_contradictions(settled, plan, task_of(plan, "2d"), ("a",))
+        settled_checks.refuse_contradictions(settled, plan, task_of(plan, "3d"), ("a",))

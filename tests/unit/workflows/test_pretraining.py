@@ -63,6 +63,7 @@ def request_of(method: str, **settings) -> TrainRequest:
 def test_a_method_stands_for_its_first_objective():
     firsts = {name: pretraining_run_name(name).removeprefix("pretrain-") for name in PRETRAINED}
     others = {"hybrid": "hybrid", "hybrid-ledm": "hybrid", "transfer": "supervised"}
+    others |= {name: name for name in ("global-cl", "global-local-cl")}
     assert firsts == {name: others.get(name, "diffusion") for name in PRETRAINED}
     assert pretraining_run_name("diffusion") == "pretrain-diffusion"
     assert pretraining_run_name("supervised") == "pretrain-supervised", "the objective, not the method"
