@@ -45,8 +45,8 @@ PRETRAINING_STEPS = 80
 LEARNING = {
     **{name: {"learning_rate": 1e-2} for name in ("tedm", "ledm", "ledme", "hybrid-ledm")},
     "step-probe": {"learning_rate": 1e-1, "steps": 160},
-    # Told its own estimate, a network has more to learn: until then each step of its walk leads further astray.
-    **{name: {"steps": 160} for name in ("self-conditioning", "self-conditioning-next")},
+    # Fed its own estimate, a network has more to learn: until then each step of its walk leads further astray.
+    **{name: {"steps": 160} for name in ("self-conditioning", "self-conditioning-next", "recycling-next")},
     # A transformer has to learn first which positions belong together.
     "segformer": {"steps": 160},
 }
