@@ -36,11 +36,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_log() -> Iterator[None]:
-    """Undo what a command line set up: its handler holds a stream that is closed by now."""
-    logger = logging.getLogger("medsegdiff_cli")
-    before = (logger.handlers[:], logger.level, logger.propagate)
+    """Undo what a command line set up, in the test or in its module's fixtures: its handler holds a closed stream."""
+    _as_imported(logging.getLogger("medsegdiff_cli"))
     yield
-    logger.handlers[:], logger.level, logger.propagate = before
+    _as_imported(logging.getLogger("medsegdiff_cli"))
+
+
+def _as_imported(logger: logging.Logger) -> None:
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(autouse=True)

@@ -261,11 +261,10 @@ def test_a_copy_of_a_training_image_is_no_offence_in_the_folds_where_it_trains(f
         pretraining_cases(open_dataset(folder), Fold(train=("case_tr_00", "case_tr_02"), val=("case_tr_01",)))
 
 
-def test_what_the_dataset_allows_is_seen_with_a_warning(folder, caplog, monkeypatch):
+def test_what_the_dataset_allows_is_seen_with_a_warning(folder, caplog):
     shutil.copy(folder / "imagesTs" / "case_ts_00_0000.png", folder / "imagesUn" / "hidden_0000.png")
     description = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**description, "unlabelled_test_overlap": "allowed"}))
-    monkeypatch.setattr(logging.getLogger("medsegdiff_cli"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         assert "hidden" in pretraining_cases(open_dataset(folder), FOLD)
     assert "sees 1 test or validation images" in caplog.text
