@@ -1,6 +1,8 @@
 """Write one case as nnU-Net wants it: one file a channel (or one colour photograph), labels on the same grid."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,19 @@ from .label_table import LabelTable
 _SAME_GRID_MM = 1e-3
 _ALIGNABLE_VOXELS = 0.1
 _COLOUR_ENDINGS = (*PHOTO_ENDINGS, ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readers:
+    """A layout's own readers, where a file must be shrunk or renumbered, or is no image; None leaves the usual one.
+
+    Attributes:
+        image: path to (channel, *spatial).
+        label: path of one label file (or part of a label) to (1, *spatial) integers, which the label table knows.
+    """
+
+    image: Callable[[Path], Image] | None = None
+    label: Callable[[Path], Image] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,7 @@ def write_case(
     source: CaseSource,
     table: LabelTable,
     file_ending: str,
+    readers: Readers,
     *,
     collapse: bool,
     fix_affine: float = 0.0,
@@ -47,13 +63,14 @@ def write_case(
     """Read a case, prove that its files share one grid, and write it below `folder`.
 
     Args:
+        readers: the layout's own, used instead of `read_image` and `read_label`.
         collapse: write colour files with three equal channels as grey.
         fix_affine: largest shear in degrees that is taken away.
 
     Raises:
         InputDataError: a file cannot be read, the grids differ, or a label value has no class.
     """
-    images = [_read_channels(path, collapse=collapse, fix_affine=fix_affine) for path in source.images]
+    images = [_read_channels(path, readers, collapse=collapse, fix_affine=fix_affine) for path in source.images]
     grid = images[0].geometry
     moved = [_must_align(image.geometry, grid, path) for image, path in zip(images[1:], source.images[1:], strict=True)]
     channels = [replace(channel, geometry=grid) for image in images for channel in _split(image, file_ending)]
@@ -61,12 +78,12 @@ def write_case(
         write_image(folder / f"images{source.part}" / f"{source.case}_{index:04d}{file_ending}", channel)
     labels = {} if source.label is None else {f"labels{source.part}": source.label}
     labels |= {f"labels{source.part}_{observer}": path for observer, path in source.extra_labels.items()}
+    usual = read_label if table.threshold is None else read_image
     for name, path in labels.items():
-        read = read_label if table.threshold is None else read_image
         parts = (path, *source.more_label) if path == source.label else (path,)
         arrays = []
         for part in parts:
-            label = collapse_grey(read(part, fix_affine=fix_affine))
+            label = collapse_grey(readers.label(part) if readers.label else usual(part, fix_affine=fix_affine))
             moved.append(_must_align(label.geometry, grid, part))
             arrays.append(table.apply(label.array, str(part)))
         # Where parts overlap the higher class stays; parts of one class are joined.
@@ -92,8 +109,9 @@ def make_colour(folder: Path, case: WrittenCase) -> None:
     write_image(path, replace(image, array=np.repeat(image.array[:1], 3, axis=0)))
 
 
-def _read_channels(path: Path, *, collapse: bool, fix_affine: float) -> Image:
-    image = read_image(path, channels_last_axis=True, fix_affine=fix_affine)
+def _read_channels(path: Path, readers: Readers, *, collapse: bool, fix_affine: float) -> Image:
+    usual = partial(read_image, channels_last_axis=True, fix_affine=fix_affine)
+    image = (readers.image or usual)(path)
     is_colour = path.suffix.lower() in _COLOUR_ENDINGS
     return collapse_grey(image) if collapse and is_colour else image
 

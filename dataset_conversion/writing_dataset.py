@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 
 from medsegdiff_cli import __version__, atomic
 from medsegdiff_cli.artifacts.dataset_folder import DatasetJson, write_dataset_json
+from medsegdiff_cli.artifacts.splits import Splits, write_splits
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.locks import locked
-from medsegdiff_cli.paths import DATASET_JSON, LOCK
+from medsegdiff_cli.paths import DATASET_JSON, LOCK, SPLITS_JSON
 
 from .case_source import CaseSource
 from .contract import ConversionReport, Options
 from .file_ending import choose_file_ending
 from .label_table import LabelTable, table_of_map
-from .writing_case import WrittenCase, make_colour, write_case
+from .writing_case import Readers, WrittenCase, make_colour, write_case
 
 log = logging.getLogger(__name__)
 _SHOWN_ERRORS = 8
@@ -39,6 +40,8 @@ class Declared:
         channel_names: None when the files decide (R, G, B for colour photographs).
         notes: sentences for the report.
         more: further keys of dataset.json (reference, release, ...).
+        readers: the layout's own readers, for files that are not on one grid or no images.
+        splits: the folds that the release or its protocol prescribes; None leaves them to planning.
     """
 
     table: LabelTable | None
@@ -48,6 +51,8 @@ class Declared:
     citation: str = ""
     notes: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
+    readers: Readers = field(default_factory=Readers)
+    splits: Splits | None = None
 
 
 def write_dataset(
@@ -70,13 +75,16 @@ def write_dataset(
 
         def write(source: CaseSource) -> WrittenCase:
             collapse = declared.channel_names is None
-            return write_case(folder, source, table, ending, collapse=collapse, fix_affine=options.fix_affine)
+            fix_affine = options.fix_affine
+            return write_case(folder, source, table, ending, declared.readers, collapse=collapse, fix_affine=fix_affine)
 
         written = for_all_cases(write, sources, options.workers)
         n_channels = _equal_channels(folder, written)
         channel_names = _name_channels(names, n_channels, is_colour=ending == ".png")
         info = _dataset_json(sources, declared, table, channel_names, ending, options, destination.name)
         write_dataset_json(folder, info)
+        if declared.splits is not None:
+            write_splits(folder / SPLITS_JSON, declared.splits)
     aligned = tuple(sorted(case.source.case for case in written if case.aligned))
     if aligned:
         log.info("%d cases: label or channel moved by less than 0.1 voxel onto the image's grid", len(aligned))
