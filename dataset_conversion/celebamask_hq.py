@@ -18,11 +18,12 @@ import numpy as np
 
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.imaging.image import Geometry, Image
-from medsegdiff_cli.imaging.reading import read_geometry, read_image, read_label
+from medsegdiff_cli.imaging.reading import ending_of, read_geometry, read_image, read_label
 from medsegdiff_cli.imaging.writing import write_image
 
 from .case_source import CaseSource, bare_name, visible_files
 from .contract import ConversionReport, FormatInfo, Options
+from .file_ending import PHOTO_ENDINGS
 from .label_table import table_of_map
 from .phantom import phantom
 from .test_set import set_aside
@@ -99,6 +100,8 @@ def make_fake_source(folder: Path) -> Options:
 def _images(folder: Path) -> dict[int, Path]:
     images: dict[int, Path] = {}
     for path in visible_files(folder):
+        if ending_of(path) not in PHOTO_ENDINGS:
+            continue
         number = _number(bare_name(path), path)
         if number in images:
             where = f"{images[number]} and {path}"
@@ -165,15 +168,16 @@ def _factor(sources: list[CaseSource]) -> int:
 def _read_shrunk(path: Path, *, factor: int) -> Image:
     """Read (channel, y, x) and take the mean of every `factor` x `factor` pixels, halves rounded up."""
     image = read_image(path)
-    channels, height, width = image.array.shape
-    if height % factor or width % factor:
-        what = f"{(height, width)} pixels cannot be shrunk by {factor}"
+    shape = image.geometry.shape
+    if any(size % factor for size in shape):
+        what = f"{shape} pixels cannot be shrunk by {factor}"
         raise InputDataError(what, where=str(path), fix="take the published files")
-    blocks = image.array.reshape(channels, height // factor, factor, width // factor, factor)
     n = factor * factor
-    means = (blocks.sum(axis=(2, 4), dtype=np.int64) + n // 2) // n
-    geometry = Geometry.plain(means.shape[1:], has_physical_spacing=False)
-    return Image(array=means.astype(image.array.dtype), geometry=geometry)
+    total = np.full((len(image.array), *(size // factor for size in shape)), n // 2, np.uint32)
+    for y, x in np.ndindex(factor, factor):
+        total += image.array[:, y::factor, x::factor]
+    geometry = Geometry.plain(total.shape[1:], has_physical_spacing=False)
+    return Image(array=(total // n).astype(image.array.dtype), geometry=geometry)
 
 
 def _read_part(path: Path) -> Image:

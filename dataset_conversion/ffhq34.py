@@ -159,7 +159,8 @@ def _mapped(path: Path) -> np.ndarray:
         array: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         # Mapping takes no memory: it is the parser that runs out of it, at a header nested too deeply.
-        raise InputDataError(f"no array of plain numbers ({error})", where=str(path), fix=_FIX) from error
+        why = str(error) or type(error).__name__
+        raise InputDataError(f"no array of plain numbers ({why})", where=str(path), fix=_FIX) from error
     if surplus := path.stat().st_size - array.offset - array.nbytes:
         raise InputDataError(f"{surplus} bytes after an array of {array.shape}", where=str(path), fix=_FIX)
     return array
