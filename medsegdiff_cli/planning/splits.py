@@ -72,7 +72,10 @@ def explain_splits(splits: Splits, groups: Mapping[str, str]) -> tuple[str, ...]
     units = f"{n_cases} labelled cases" + (f" of {n_groups} groups" if n_groups < n_cases else "")
     if not any(fold.val for fold in splits.folds):
         return (f"{units}: one fold that trains on all and validates on none; scores need a test set.",)
-    sentences = [f"{units}: {n_folds} folds of at most {max(len(fold.val) for fold in splits.folds)} validation cases."]
+    folds = "one fold" if n_folds == 1 else f"{n_folds} folds"
+    sentences = [f"{units}: {folds} of at most {max(len(fold.val) for fold in splits.folds)} validation cases."]
+    if splits != make_splits(groups):
+        return (*sentences, f"They are those of the {SPLITS_JSON} that was there.")
     if n_groups < n_cases:
         sentences.append("Groups (patients) are never split between training and validation.")
     if n_folds < N_FOLDS:

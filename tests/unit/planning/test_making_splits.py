@@ -8,7 +8,7 @@ import pytest
 from sklearn.model_selection import KFold
 
 from medsegdiff_cli.artifacts.dataset_folder import open_dataset
-from medsegdiff_cli.artifacts.splits import read_splits, write_splits
+from medsegdiff_cli.artifacts.splits import Fold, Splits, read_splits, write_splits
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.planning.splits import explain_splits, limit_cases, make_splits, splits_of
 
@@ -52,6 +52,13 @@ def test_a_single_case_trains_and_nothing_validates() -> None:
     splits = make_splits({"only": "only"})
     assert [(fold.train, fold.val) for fold in splits.folds] == [(("only",), ())]
     assert "validates on none" in explain_splits(splits, {"only": "only"})[0]
+
+
+def test_folds_of_the_users_own_file_are_named_as_such() -> None:
+    splits = Splits(folds=(Fold(train=("a", "b"), val=("c",)),))
+    first, second = explain_splits(splits, {name: name for name in "abc"})
+    assert "one fold of at most 1 validation" in first
+    assert "splits_final.json" in second
 
 
 def test_without_a_labelled_case_the_error_says_what_unlabelled_images_are_for() -> None:
