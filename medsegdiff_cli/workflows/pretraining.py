@@ -13,7 +13,6 @@ from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
-from medsegdiff_cli.methods.backbone import TimedBackboneSettings
 from medsegdiff_cli.methods.registry import (
     METHODS,
     OBJECTIVES,
@@ -126,7 +125,7 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
         return {}
     own = find_trainable(parent.method).load().Settings
     known = validate(own, parent.method_settings, f"settings of '{parent.method}'").model_dump(mode="json")
-    missing = [name for name in TimedBackboneSettings.model_fields if name not in known]
+    missing = [name for name in _needed_by(method, inherited) if name not in known]
     if missing:
         raise UsageError(
             f"'{method}' cannot start from a run of '{parent.method}', which has no {missing[0]}",
@@ -137,8 +136,18 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
     return {name: known[name] for name in inherited.model_fields if name in known}
 
 
+def _needed_by(method: str, inherited: type[BaseModel]) -> list[str]:
+    """Return the inherited settings that a run must have: those that all objectives have which the method names."""
+    settings = [OBJECTIVES[name].load().Settings.model_fields for name in find_method(method).objectives]
+    return [name for name in inherited.model_fields if all(name in fields for fields in settings)]
+
+
 def _objectives_of(method: str) -> list[str]:
-    return [f"{PRETRAINING}{name}" for name in find_method(method).objectives or OBJECTIVES]
+    """Return the pretrainings that a method names; where it names none, all that have what it inherits."""
+    inherited = _inherited_by(method)
+    needed = set(inherited.model_fields if inherited else ())
+    fitting = [name for name, entry in OBJECTIVES.items() if needed <= set(entry.load().Settings.model_fields)]
+    return [f"{PRETRAINING}{name}" for name in find_method(method).objectives or fitting]
 
 
 def sees_labels(name: str) -> bool:

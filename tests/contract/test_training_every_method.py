@@ -33,6 +33,7 @@ from medsegdiff_cli.inference.fusion import label_map
 from medsegdiff_cli.methods.base import Method, Stage, Trainable
 from medsegdiff_cli.methods.iterative import IterativeMethod
 from medsegdiff_cli.methods.registry import METHODS, PRETRAINING
+from medsegdiff_cli.networks.transfer import adaptation_data
 from medsegdiff_cli.training.journal import Journal
 from medsegdiff_cli.training.loop import train_stage
 
@@ -194,11 +195,11 @@ def started(variant: Variant) -> Method:
     objectives = METHODS[variant.name].objectives
     if objectives:
         objective = pretrained(f"{PRETRAINING}{objectives[0]}", variant.n_dims)[0]
-        layer = f".{method.network.output_layer}." if method.outputs != objective.outputs else "no layer at all"
+        heads = tuple(adaptation_data(method)["head"]) if method.outputs != objective.outputs else ()
         taken = {
             name: tensor
             for name, tensor in objective.state_dict().items()
-            if name.startswith(method.pretrained) and layer not in name
+            if name.startswith(method.pretrained) and not name.startswith(heads)
         }
         assert method.load_state_dict(taken, strict=False).unexpected_keys == []
     return method

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, open_dataset
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings, PredictionSettings, ResolvedRecipe, TrainingSettings
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.errors import InputDataError, UsageError
-from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, Entry
 from medsegdiff_cli.paths import Workspace
 from medsegdiff_cli.workflows.pretraining import (
     comes_with_weights,
@@ -41,6 +42,8 @@ OF_PRETRAINING = {
 }
 OF_METHOD = {"pixels": "8", "method.noise": "shared", "timesteps": "[1]", "steps": "3", "learning_rate": "0.1"}
 PRETRAINED = sorted(name for name, entry in METHODS.items() if entry.objectives)
+# Those whose networks have the settings above; one with a network of its own has other ones.
+ON_BACKBONES = [name for name in PRETRAINED if "network" in METHODS[name].load().inherited.model_fields]
 FOLD = Fold(train=("case_tr_00", "case_tr_01"), val=("case_tr_02",))
 
 
@@ -74,7 +77,7 @@ def test_a_method_stands_for_its_first_objective():
         pretraining_run_name("difusion")
 
 
-@pytest.mark.parametrize("method", PRETRAINED)
+@pytest.mark.parametrize("method", ON_BACKBONES)
 def test_settings_of_network_and_noise_go_to_the_pretraining_and_all_others_to_the_method(method):
     first, second = of_pretraining_of(method), of_method_of(method)
     given = {**first, **second, "pretrain.steps": "9", "pretrain.training.batch_size": "2"}
@@ -208,6 +211,33 @@ def test_a_run_without_noise_schedule_is_no_start():
     with pytest.raises(UsageError, match="'vanilla' cannot start from") as error:
         inherited_settings("vanilla", there)
     assert "pretrain-diffusion or pretrain-hybrid or pretrain-supervised" in error.value.fix
+
+
+class ToySettings(BaseModel):
+    """Of networks that share nothing with those of the other methods."""
+
+    width: int = 4
+
+
+class ToyObjective:
+    Settings = ToySettings
+
+
+class ToyMethod:
+    Settings = ToySettings
+    inherited = ToySettings
+
+
+def test_a_method_with_a_network_of_its_own_starts_from_an_objective_of_its_own(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "toy", Entry(f"{__name__}:ToyObjective", "", ""))
+    monkeypatch.setitem(METHODS, "toy", Entry(f"{__name__}:ToyMethod", "", "", objectives=("toy",)))
+    assert inherited_settings("toy", resolved("pretrain-toy", width=7)) == {"width": 7}
+    with pytest.raises(UsageError, match="'toy' cannot start from a run of 'pretrain-hybrid', which has no width"):
+        inherited_settings("toy", resolved("pretrain-hybrid"))
+    with pytest.raises(UsageError, match="'vanilla' cannot start from a run of 'pretrain-toy'") as error:
+        inherited_settings("vanilla", resolved("pretrain-toy"))
+    assert "pretrain-hybrid" in error.value.fix
+    assert "pretrain-toy" not in error.value.fix
 
 
 def test_a_run_that_is_older_than_a_setting_has_its_default():
