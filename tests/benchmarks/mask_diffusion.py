@@ -14,9 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results import HIPPOCAMPUS, LUNGS, VESSELS, Dataset, folder_of, msd, prepare_dataset, replace_section
+from results import (
+    HIPPOCAMPUS,
+    LUNGS,
+    VESSELS,
+    Dataset,
+    dice_of_cases,
+    folder_of,
+    msd,
+    prepare_dataset,
+    replace_section,
+)
 
-from medsegdiff_cli.artifacts.scores import read_scores
 from medsegdiff_cli.metrics.paired import bootstrap_interval
 
 TITLE = "## Diffusion on masks"
@@ -154,7 +163,7 @@ def _row(study: Study, method: str, workspace: Path) -> str:
     run_record = json.loads(record.read_text(encoding="utf-8"))
     overall = scores["aggregations"]["overall"]
     distance, unit = overall["case_by_class"]["hd95_max"], "/".join(scores["units"]["distance"])
-    own, twin = _dice_of_cases(summary.parent), _dice_of_cases(predictions_of(study, TWIN, None, workspace))
+    own, twin = dice_of_cases(summary.parent), dice_of_cases(predictions_of(study, TWIN, None, workspace))
     mean, spread = statistics.mean(own.values()), statistics.stdev(own.values())
     interval = ""
     if twin:
@@ -167,18 +176,6 @@ def _row(study: Study, method: str, workspace: Path) -> str:
         f"| {study.dataset.name} | `{method}` | {len(run_record['train_cases'])} | {len(own)} | {run_record['seed']} "
         f"| {mean:.3f} ± {spread:.3f} | {interval} | {distance['mean']:.2f} {unit} | `{command}` |"
     )
-
-
-def _dice_of_cases(folder: Path) -> dict[str, float]:
-    """Return each case's mean Dice over its classes; empty where nothing was scored."""
-    if not (folder / "summary.json").is_file():
-        return {}
-    cases = {}
-    for case in read_scores(folder).cases:
-        found = [score.dice for score in case.classes if score.dice is not None]
-        if found:
-            cases[case.case] = sum(found) / len(found)
-    return cases
 
 
 def _steps_row(study: Study, method: str, steps: int, workspace: Path) -> str:

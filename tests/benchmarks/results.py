@@ -16,6 +16,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsegdiff_cli.artifacts.scores import read_scores
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 
 
@@ -179,6 +181,18 @@ def cell_of_draws(entries: list[dict]) -> str:
     means = [entry["mean"] for entry in entries]
     spread = statistics.mean(entry["std"] or 0.0 for entry in entries)
     return f"**{statistics.mean(means):.3f}** ({', '.join(f'{m:.3f}' for m in means)}) ± {spread:.3f}"
+
+
+def dice_of_cases(folder: Path) -> dict[str, float]:
+    """Return each case's mean Dice over its classes; empty where nothing was scored."""
+    if not (folder / "summary.json").is_file():
+        return {}
+    cases = {}
+    for case in read_scores(folder).cases:
+        found = [score.dice for score in case.classes if score.dice is not None]
+        if found:
+            cases[case.case] = sum(found) / len(found)
+    return cases
 
 
 def folder_of(parent: Path, dataset: Dataset) -> Path:
