@@ -177,6 +177,44 @@ def test_whole_ddpm_walks_equal_diffusers():
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("ddim", DDIMScheduler), ("ddpm", DDPMScheduler)])
+def test_walks_whose_estimates_are_kept_within_limits_equal_diffusers_down_the_cosine(name, kind):
+    """At the cosine's last index an estimate from predicted noise is off by thousands: limits decide what comes out."""
+    schedule, limit, steps, keys = cosine_schedule(1001), 2.0, 11, [("a",), ("b",)]
+    settings = {"variance_type": "fixed_small"} if kind is DDPMScheduler else {"set_alpha_to_one": True}
+    oracle = in_float64(
+        kind(num_train_timesteps=1001, beta_schedule="squaredcos_cap_v2", clip_sample=True, clip_sample_range=limit,
+             timestep_spacing="linspace", **settings),
+        schedule,
+    )  # fmt: skip
+    oracle.set_timesteps(steps)
+    if kind is DDIMScheduler:
+        oracle.num_inference_steps = steps - 1  # as above
+    n_kept, x_T = 0, images(1)[0]
+
+    def denoise(x_t, t):
+        nonlocal n_kept
+        estimate = predict_x_0(network(x_t, t), x_t, t, schedule, "epsilon")
+        n_kept += int((estimate.abs() > limit).sum())
+        return estimate.clamp(-limit, limit)
+
+    actual = sample(
+        denoise, x_T, linspace_grid(1001, steps), get_sampler(name, 0.0, "epsilon"), schedule, NoiseSource(keys)
+    )
+    expected, noise = x_T, NoiseSource(keys)
+    for t in oracle.timesteps.tolist():
+        output = network(expected, torch.full((2,), t))
+        if kind is DDIMScheduler:
+            expected = oracle.step(output, t, expected, use_clipped_model_output=True).prev_sample
+            continue
+        expected = oracle.step(output, t, expected, generator=torch.Generator().manual_seed(0)).prev_sample
+        if t > 0:
+            theirs = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            expected = expected + oracle._get_variance(t) ** 0.5 * (noise.randn(*SHAPE[1:]) - theirs)
+    assert n_kept > 0, "the limits were never met"
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
 # --- what `get_sampler` grants: whole walks of every (parameterisation, sampler), the network being asked at each state
 
 THEIRS = {"x_0": "sample", "epsilon": "epsilon", "v": "v_prediction"}
