@@ -13,11 +13,19 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  #
 
 
 def draw_progress(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the lines of a `metrics.jsonl`; stages follow each other along the axis of steps."""
+    """Draw the lines of a `metrics.jsonl`; stages follow each other along the axis of steps.
+
+    A training that validates nothing, as a pretraining, has no panel for it.
+    """
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
-    losses, scores, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     steps, borders = _running_steps(lines)
+    validated = [
+        (step, line["validation"]["score"]) for step, line in zip(steps, lines, strict=True) if "validation" in line
+    ]
+    ratios = (3, 3, 1) if validated else (6, 1)
+    panels = list(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
+    losses, rates = panels[0], panels[-1]
     _plot(losses, steps, [line.get("loss") for line in lines], "loss", "#222222", width=1.5)
     terms = list(dict.fromkeys(name for line in lines for name in line.get("terms", {})))
     if len(terms) > 1:
@@ -25,16 +33,16 @@ def draw_progress(lines: Sequence[dict[str, Any]], path: Path) -> None:
             values = [line.get("terms", {}).get(name) for line in lines]
             _plot(losses, steps, values, name, _COLOURS[number % len(_COLOURS)])
     losses.set_ylabel("loss")
-    validated = [
-        (step, line["validation"]["score"]) for step, line in zip(steps, lines, strict=True) if "validation" in line
-    ]
-    _plot(scores, [step for step, _ in validated], [score for _, score in validated], "validation", _COLOURS[2], "o")
-    scores.set_ylabel("validation score")
-    scores.set_ylim(0, 1)
+    if validated:
+        scores = panels[1]
+        at, reached = zip(*validated, strict=True)
+        _plot(scores, at, reached, "validation", _COLOURS[2], "o")
+        scores.set_ylabel("validation score")
+        scores.set_ylim(0, 1)
     _plot(rates, steps, [line.get("lr") for line in lines], "learning rate", _COLOURS[0])
     rates.set_ylabel("learning rate")
     rates.set_xlabel("step")
-    for axes in (losses, scores, rates):
+    for axes in panels:
         axes.grid(alpha=0.3)
         for border in borders:
             axes.axvline(border, color="#888888", linestyle=":")

@@ -53,6 +53,24 @@ def test_the_picture_of_a_training_is_drawn_at_its_end(tmp_path: Path) -> None:
     assert (np.abs(picture[..., :3] - np.array([0, 0x9E, 0x73]) / 255).max(-1) < 0.02).sum() > 50
 
 
+def frames(picture: np.ndarray) -> int:
+    """Return how many panels stand below each other: lines of black that are most of the picture's width, two each."""
+    black = (picture[..., :3].max(-1) < 0.1).mean(1) > 0.6
+    return int((np.diff(black.astype(int)) == 1).sum()) // 2
+
+
+def test_a_training_that_validates_nothing_has_no_panel_for_it(tmp_path: Path) -> None:
+    panels = []
+    for name, more in (("without", {}), ("with", {"validation": {"score": 0.5, "cases": 1, "details": {}}})):
+        (tmp_path / name).mkdir()
+        journal = Journal(tmp_path / name)
+        for step in (1, 2):
+            journal.write(line("one", step, **more))
+        journal.draw()
+        panels.append(frames(imread(tmp_path / name / "progress.png")))
+    assert panels == [2, 3]
+
+
 def test_a_picture_of_two_stages_without_scores_can_be_drawn(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for item in (
