@@ -173,7 +173,7 @@ def _read_shrunk(path: Path, *, factor: int) -> Image:
         what = f"{shape} pixels cannot be shrunk by {factor}"
         raise InputDataError(what, where=str(path), fix="take the published files")
     n = factor * factor
-    total = np.full((len(image.array), *(size // factor for size in shape)), n // 2, np.uint32)
+    total: np.ndarray = np.full((len(image.array), *(size // factor for size in shape)), n // 2, np.uint32)
     for y, x in np.ndindex(factor, factor):
         total += image.array[:, y::factor, x::factor]
     geometry = Geometry.plain(total.shape[1:], has_physical_spacing=False)

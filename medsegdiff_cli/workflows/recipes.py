@@ -1,6 +1,6 @@
 """Recipes and overrides: from a method's name to all settings of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -156,6 +156,20 @@ def without_effect(overrides: Mapping[str, str], sections: Sections, method: str
         if now == then and type(now) is type(then):
             same.add(key)
     return same
+
+
+def spelt_alike(keys: Iterable[str], method: str) -> dict[str, str]:
+    """Return the one spelling of each key of a `--set`: bare for the method's own settings, else `section.key`.
+
+    Raises:
+        UsageError: an unknown or ambiguous key.
+    """
+    known, spellings = known_settings(method), {}
+    for key in keys:
+        section, name = locate(key, known)
+        is_bare = section == "method" and sum(name in model.model_fields for model in known.values()) == 1
+        spellings[key] = name if is_bare else f"{section}.{name}"
+    return spellings
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -91,12 +91,12 @@ def locked_folds(folder: Path) -> Iterator[list[Path]]:
 
 
 def run_folder(
-    request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale, same: Collection[str] = ()
+    request: TrainRequest, dataset: str, plan: Plan, config: str, scale: Scale, overrides: Mapping[str, str]
 ) -> Path:
     """Return the fold's folder; a part of the run's name stands for each setting that is not the default.
 
     Args:
-        same: keys of overrides that say what is the default anyway.
+        overrides: the `--set` assignments that change a default, each in its one spelling.
     """
     parts = []
     if request.cases is not None:
@@ -115,7 +115,7 @@ def run_folder(
         parts.append(_shortened(f"from-{request.parent.parent.name.replace('__', '-')}"))
     if request.selection is not None:
         parts.append(f"selection-{request.selection}")
-    parts += _parts_of_overrides({key: text for key, text in request.overrides.items() if key not in same})
+    parts += _parts_of_overrides(overrides)
     if request.name:
         parts.append(request.name)
     run = run_name(request.method, config, parts)

@@ -1,6 +1,7 @@
 """Setting up a run: from a command line to a run folder whose every setting is frozen before training starts."""
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from medsegdiff_cli.workflows.recipes import (
     load_recipe,
     planned_by,
     sections_of,
+    spelt_alike,
     without_effect,
 )
 from medsegdiff_cli.workflows.run_folder import run_folder
@@ -157,7 +159,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     )
     return RunSetup(
         request=request,
-        folder=run_folder(request, dataset.name, plan, config, scale, same),
+        folder=run_folder(request, dataset.name, plan, config, scale, _in_name(request, overrides, same)),
         dataset=dataset,
         plan=plan,
         recipe=recipe,
@@ -175,6 +177,12 @@ def _settle_public_weights(
     recorded, file = settle_weights(request.method, sections["method"], from_run=from_run)
     sections["method"].update(recorded)
     return file
+
+
+def _in_name(request: TrainRequest, own: Mapping[str, str], same: Collection[str]) -> dict[str, str]:
+    """Return the overrides that are parts of the run's name: not those that say what is the default anyway."""
+    spelling = spelt_alike(own, request.method)
+    return {spelling.get(key, key): text for key, text in request.overrides.items() if key not in same}
 
 
 def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:

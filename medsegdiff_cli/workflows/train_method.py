@@ -94,6 +94,7 @@ def _pretrain(setup: RunSetup, show: Bars) -> None:
     if is_finished(setup):
         log.info("the pretraining is finished and used again: %s", setup.folder)
         return
-    log.info("pretraining first: %s", setup.folder)
+    steps = setup.recipe.training.steps
+    log.info("pretraining first, %d steps (as --set pretrain.training.steps=%d): %s", steps, steps, setup.folder)
     with show(setup) as progress:
         train_run(setup, progress)

@@ -166,7 +166,7 @@ def test_network_and_noise_schedule_are_those_of_the_pretraining(trained):
 def test_another_method_seed_and_label_budget_use_the_same_pretraining(trained):
     said = trained.done("train", "ledm", 1, "--cases", 2, "--seed", 1, "--set", "steps=1", *WORK).stderr
     assert_used_again(trained, said)
-    fold = trained.fold("ledm__2d__n2__seed1__steps-1")
+    fold = trained.fold("ledm__2d__n2__seed1__training-steps-1")
     assert len(record_of(fold)["train_cases"]) == 2
     assert_same_network(fold, trained.fold("pretrain-diffusion__2d"))
 
@@ -190,7 +190,7 @@ def test_the_same_command_again_computes_nothing(trained, monkeypatch):
 
 def test_a_step_probe_reads_the_one_timestep_it_was_told(trained):
     assert_used_again(trained, trained.done("train", "step-probe", 1, "--step", 800, "--set", "steps=1", *WORK).stderr)
-    settings = recipe_of(trained.fold("step-probe__2d__steps-1__timesteps-800"))["method_settings"]
+    settings = recipe_of(trained.fold("step-probe__2d__timesteps-800__training-steps-1"))["method_settings"]
     assert (settings["timesteps"], settings["hidden"]) == ([800], [])
 
 

@@ -88,7 +88,7 @@ def test_hybrid_sees_labelled_and_unlabelled_images_and_says_its_lambda(workspac
 def test_a_label_budget_hides_the_other_labels(workspace, hybrid):
     done("pretrain", "hybrid", 1, "--cases", 1, "--seed", 1, "--set", "steps=1", *WORK, "--workspace", workspace)
     _, all_labels, _ = run_of(workspace, "pretrain-hybrid__2d")
-    _, record, _ = run_of(workspace, "pretrain-hybrid__2d__n1__seed1__steps-1")
+    _, record, _ = run_of(workspace, "pretrain-hybrid__2d__n1__seed1__training-steps-1")
     assert record["train_cases"] == all_labels["train_cases"]
     assert (len(record["hidden_labels"]), all_labels["hidden_labels"]) == (3, [])
     refused = msd("pretrain", "diffusion", 1, "--cases", 1, *WORK, "--workspace", workspace)
@@ -186,6 +186,6 @@ def test_volumes_with_few_labels_are_pretrained_and_fine_tuned_and_a_stop_change
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
     record = json.loads(
-        (place / "results/Dataset001_Phantom/pretrain-hybrid__3d__n1__steps-2/fold_0/run.json").read_text()
+        (place / "results/Dataset001_Phantom/pretrain-hybrid__3d__n1__training-steps-2/fold_0/run.json").read_text()
     )
     assert len(record["train_cases"]) - len(record["hidden_labels"]) == 1 + 1, "one label, and an image that has none"

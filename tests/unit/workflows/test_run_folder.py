@@ -4,7 +4,7 @@ import pytest
 
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.workflows import run_folder
-from medsegdiff_cli.workflows.recipes import load_recipe, sections_of, without_effect
+from medsegdiff_cli.workflows.recipes import load_recipe, sections_of, spelt_alike, without_effect
 from medsegdiff_cli.workflows.run_folder import clear_fold
 
 
@@ -62,3 +62,16 @@ def test_a_setting_that_is_the_default_anyway_does_not_count(key, text, changes)
             without_effect({key: text}, sections, "recycling")
     else:
         assert without_effect({key: text}, sections, "recycling") == (set() if changes else {key})
+
+
+def test_a_run_is_named_alike_however_a_setting_was_spelt():
+    assert spelt_alike(["learning_rate", "training.learning_rate"], "recycling") == {
+        "learning_rate": "training.learning_rate",
+        "training.learning_rate": "training.learning_rate",
+    }
+    assert spelt_alike(["network", "method.network"], "recycling") == {
+        "network": "network",
+        "method.network": "network",
+    }
+    with pytest.raises(UsageError, match="learning_rat"):
+        spelt_alike(["learning_rat"], "recycling")
