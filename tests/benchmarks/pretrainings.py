@@ -288,8 +288,9 @@ on the test images."""
 _VOLUMES_TEXT = """
 
 Hippocampus, 3D, six labels, scale `tiny`, 100 steps of 2 for each pretraining and each training, 25 for pixel
-classifiers (minutes; it shows that volumes run through, not how well they are segmented): fold 0's 12 validation cases,
-one seed, ± over cases. `supervised` and `hybrid` see the labels of the 48 training cases.
+classifiers, in which these learn next to nothing (minutes; it shows that volumes run through, not how well they are
+segmented): fold 0's 12 validation cases, one seed, ± over cases. `supervised` and `hybrid` see the labels of the 48
+training cases.
 
 | method | starts from | Anterior | Posterior | mean |
 |---|---|---|---|---|
