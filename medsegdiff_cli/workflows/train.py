@@ -36,8 +36,8 @@ from medsegdiff_cli.workflows.run_setup import RunSetup
 
 log = logging.getLogger(__name__)
 
-# Of volumes fewer: each takes as long as a hundred or more slices, and one slice of it is shown.
-_PICTURES, _PICTURES_OF_VOLUMES = 8, 2
+# By the number of axes. Of volumes fewer: each takes as long as a hundred or more slices, and one slice is shown.
+_PICTURES = {2: 8, 3: 2}
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _illustrate(objective: Objective, setup: RunSetup) -> None:
         return
     objective.eval()
     images = []
-    pictures = _PICTURES if len(setup.recipe.patch_size_voxels) == 2 else min(_PICTURES, _PICTURES_OF_VOLUMES)
-    for number in range(pictures):  # one by one: a batch of volumes may not fit where a training step did
+    # One by one: a batch of volumes may not fit where a training step did.
+    for number in range(_PICTURES[len(setup.recipe.patch_size_voxels)]):
         noise = NoiseSource([(setup.record.seed, "picture", number)], setup.request.device)
         image = objective.illustrate(noise, setup.recipe.patch_size_voxels)
         if image is None:

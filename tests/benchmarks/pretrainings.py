@@ -273,7 +273,7 @@ follows, ± is the standard deviation over cases; with 20 cases a mean is known 
 `segformer` begin from random instead of ImageNet weights, with 300 and 100 steps of 8 on the 40 labels and 60 of 4 on
 the six: they show that these baselines run, not what they can do. The last column is the Dice of those of the 40 that
 are not among a training's six (34), for methods that saw none of the 40 labels before; their images were in the
-pretraining. They are easier than the 20: one of these, on which all methods are alike, has 0.6 to 0.7.
+pretraining. They are easier than the 20, of which one has a reference that leaves much of both lungs out.
 
 Regenerate this section with `make pretrainings DATA=FOLDER`.
 

@@ -31,7 +31,7 @@ def few_steps(quick_machine):
         patch.setitem(scales.SCALES, ("tiny", 2), table)
         for module in (plan, run_setup):
             patch.setattr(module, "measure_training", lambda *_: 1000)
-        patch.setattr(train, "_PICTURES", 1)
+        patch.setattr(train, "_PICTURES", {2: 1, 3: 1})
         patch.setattr(generating, "_PICTURE_STEPS", 3)
         yield
 
