@@ -21,7 +21,7 @@ from medsegdiff_cli.methods.registry import (
     find_trainable,
     is_pretraining,
 )
-from medsegdiff_cli.workflows.recipes import known_settings, locate, pretraining_choice
+from medsegdiff_cli.workflows.recipes import known_settings, locate, pretraining_choice, spelt_alike
 from medsegdiff_cli.workflows.run_request import TrainRequest
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,20 @@ def of_pretraining(overrides: Mapping[str, str], method: str) -> dict[str, str]:
         for key, value in overrides.items()
         if _goes_to_pretraining(key, method)
     }
+
+
+def spelt_alike_in_pretraining(keys: Iterable[str], method: str, objective: str) -> dict[str, str]:
+    """Return the one spelling of each key of a `--set` that belongs to a method's pretraining, `pretrain-OBJECTIVE`.
+
+    Raises:
+        UsageError: an unknown or ambiguous key.
+    """
+    spellings = {}
+    for key in (key for key in keys if _goes_to_pretraining(key, method)):
+        of_it = key.removeprefix(_OF_PRETRAINING)
+        prefix = key.removesuffix(of_it)
+        spellings[key] = f"{prefix}{spelt_alike((of_it,), objective)[of_it]}"
+    return spellings
 
 
 def of_method(overrides: Mapping[str, str], method: str) -> dict[str, str]:

@@ -43,6 +43,7 @@ from medsegdiff_cli.workflows.pretraining import (
     pretraining_cases,
     sees_labels,
     sees_unlabelled,
+    spelt_alike_in_pretraining,
 )
 from medsegdiff_cli.workflows.provenance import command_line, versions
 from medsegdiff_cli.workflows.public_weights import settle_weights
@@ -51,6 +52,7 @@ from medsegdiff_cli.workflows.recipes import (
     apply_overrides,
     load_recipe,
     planned_by,
+    pretraining_choice,
     sections_of,
     spelt_alike,
     without_effect,
@@ -182,6 +184,8 @@ def _settle_public_weights(
 def _in_name(request: TrainRequest, own: Mapping[str, str], same: Collection[str]) -> dict[str, str]:
     """Return the overrides that are parts of the run's name: not those that say what is the default anyway."""
     spelling = spelt_alike(own, request.method)
+    if choice := pretraining_choice(request.method, request.recipe, request.preset):
+        spelling.update(spelt_alike_in_pretraining(request.overrides, request.method, choice.method))
     return {spelling.get(key, key): text for key, text in request.overrides.items() if key not in same}
 
 

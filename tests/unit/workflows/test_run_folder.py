@@ -4,6 +4,7 @@ import pytest
 
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.workflows import run_folder
+from medsegdiff_cli.workflows.pretraining import spelt_alike_in_pretraining
 from medsegdiff_cli.workflows.recipes import load_recipe, sections_of, spelt_alike, without_effect
 from medsegdiff_cli.workflows.run_folder import clear_fold
 
@@ -75,3 +76,14 @@ def test_a_run_is_named_alike_however_a_setting_was_spelt():
     }
     with pytest.raises(UsageError, match="learning_rat"):
         spelt_alike(["learning_rat"], "recycling")
+
+
+def test_settings_of_a_pretraining_are_spelt_alike_too():
+    keys = ["pretrain.steps", "pretrain.training.steps", "method.model_channels", "steps"]
+    assert spelt_alike_in_pretraining(keys, "ptdr", "pretrain-diffusion") == {
+        "pretrain.steps": "pretrain.training.steps",
+        "pretrain.training.steps": "pretrain.training.steps",
+        "method.model_channels": "model_channels",
+    }
+    with pytest.raises(UsageError, match="step"):
+        spelt_alike_in_pretraining(["pretrain.stpes"], "ptdr", "pretrain-diffusion")
