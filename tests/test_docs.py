@@ -3,17 +3,23 @@
 import re
 import shlex
 import typing
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
 
 from medsegdiff_cli.cli.app import all_commands
-from medsegdiff_cli.methods.registry import METHODS
+from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES
 from medsegdiff_cli.workflows.convert import available_formats
+from medsegdiff_cli.workflows.pretraining import of_method, of_pretraining, pretraining_run_name
+from medsegdiff_cli.workflows.recipes import apply_overrides, load_recipe, pretraining_choice, sections_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+# Their headers hold commands, too.
+RECIPES = sorted((ROOT / "plans").glob("*.yaml"))
+every_text = pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)))
+TRAININGS = ("pretrain", "train", "finetune")
 # Options that stand alone; all others take the next word.
 STANDALONE = {"--help", "-h", "--version"}
 
@@ -34,14 +40,18 @@ OPTIONS = options_of_verbs()
 
 
 def commands_in(page: Path) -> list[str]:
-    """Return the `msd ...` lines of the page's code blocks and inline code, continued lines joined."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    """Return the `msd ...` lines of a page's code blocks and inline code, or of comments; continued lines joined."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".yaml":
+        comments = re.sub(r"\\\n# *", "", "\n".join(re.findall(r"^# .*", text, re.MULTILINE)))
+        return [line[1:].strip() for line in comments.splitlines() if line[1:].strip().startswith("msd ")]
+    text = text.replace("\\\n", " ")
     blocks = [line for block in re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     inline = re.findall(r"`(msd [^`\n]+)`", text)
     return [line.split("  #")[0].strip() for line in (*blocks, *inline) if line.startswith("msd ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@every_text
 def test_every_command_in_a_page_exists_with_its_options(page: Path) -> None:
     for line in commands_in(page):
         words = list(takewhile(lambda word: word != "|", shlex.split(line)[1:]))
@@ -51,6 +61,27 @@ def test_every_command_in_a_page_exists_with_its_options(page: Path) -> None:
         assert name, line
         flags = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert flags <= OPTIONS[name], line
+
+
+@every_text
+def test_every_setting_in_a_command_is_one_of_the_method(page: Path) -> None:
+    for line in commands_in(page):
+        words = list(takewhile(lambda word: word != "|", shlex.split(line)[1:]))
+        if words[0] not in TRAININGS or len(words) == 1:
+            continue
+        values = {flag: value for flag, value in pairwise(words) if flag in ("--recipe", "--preset")}
+        settings = dict(value.split("=", 1) for flag, value in pairwise(words) if flag == "--set" and "=" in value)
+        recipe, preset = values.get("--recipe"), values.get("--preset", "recommended")
+        for name in words[1].split("|"):
+            if name not in {*METHODS, *OBJECTIVES}:  # a placeholder
+                continue
+            method = pretraining_run_name(name) if words[0] == "pretrain" else name
+            sections = sections_of(method, load_recipe(recipe or method), preset)
+            apply_overrides(sections, of_method(settings, method), method)
+            if theirs := of_pretraining(settings, method):
+                choice = pretraining_choice(method, recipe, preset)
+                assert choice is not None, line
+                apply_overrides(choice.sections(), theirs, choice.method)
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -40,7 +40,7 @@ def pretraining_run_name(objective_or_method: str) -> str:
     if objective_or_method in OBJECTIVES:
         return f"{PRETRAINING}{objective_or_method}"
     if objective_or_method not in METHODS:
-        known = [*OBJECTIVES, *(name for name, entry in METHODS.items() if entry.objectives)]
+        known = {*OBJECTIVES, *(name for name, entry in METHODS.items() if entry.objectives)}
         raise UsageError(
             f"no objective or method '{objective_or_method}'",
             where="OBJECTIVE|METHOD",

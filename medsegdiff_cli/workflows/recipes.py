@@ -79,7 +79,7 @@ def sections_of(method: str, recipe: Recipe, preset: str) -> Sections:
         raise UsageError(f"the recipe is for '{recipe.method}', not '{method}'", where="--recipe")
     chosen = recipe.preset(preset)
     sections: Sections = {name: dict(getattr(chosen, name)) for name in SECTIONS}
-    sections["method"] = {**sections["method"], **find_trainable(method).preset}
+    sections["method"] = {**find_trainable(method).preset, **sections["method"]}
     return sections
 
 

@@ -110,7 +110,7 @@ def run_folder(
     if scale != plan.default_scale:
         parts.append(f"scale-{scale}")
     if request.plans_name and request.plans_name != PLANS_NAME:
-        parts.append(f"plans-{request.plans_name}")
+        parts.append(f"plans-{request.plans_name.replace('__', '-')}")
     if request.parent is not None:
         parts.append(_shortened(f"from-{request.parent.parent.name.replace('__', '-')}"))
     if request.selection is not None:

@@ -16,6 +16,7 @@ from medsegdiff_cli.artifacts.recipe import (
     PretrainingChoice,
     ResolvedRecipe,
     TrainingSettings,
+    read_recipe,
     read_resolved_recipe,
     write_resolved_recipe,
 )
@@ -55,6 +56,17 @@ def test_all_settings_of_a_preset_are_known(name, preset):
     assert tuple(chosen) == SECTIONS
     for section, model in known_settings(load_recipe(name).method).items():
         assert set(settings_of(model, chosen[section]).model_fields_set) >= set(chosen[section])
+
+
+@every_preset
+def test_only_a_recipes_own_keys_change_what_makes_a_name_out_of_its_class(name, preset):
+    recipe = load_recipe(name)
+    with resources.as_file(resources.files("medsegdiff_cli.plans") / f"{name}.yaml") as path:
+        own = read_recipe(path).presets[preset].method
+    makes = find_trainable(recipe.method).preset
+    chosen = sections(name, preset)["method"]
+    assert {key: value for key, value in chosen.items() if key in own} == own
+    assert {key: chosen[key] for key in makes if key not in own} == {key: makes[key] for key in makes if key not in own}
 
 
 @every_preset
