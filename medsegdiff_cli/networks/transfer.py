@@ -57,7 +57,7 @@ def adapt_state(
 
     Tensors equal in name and shape are taken. An input layer with another number of channels gets the mean over the
     old channels, scaled so that an image repeated over the channels gives the same features. All else is new: an
-    output layer with other classes too, since rows of one class mean nothing for another.
+    output layer of another number of classes too.
 
     Args:
         counted: prefixes of the names that the coverage counts.

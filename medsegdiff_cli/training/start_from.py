@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from medsegdiff_cli.artifacts.checkpoint import checkpoint_exists, read_checkpoint
+from medsegdiff_cli.artifacts.plan import read_plan
 from medsegdiff_cli.artifacts.recipe import read_resolved_recipe
-from medsegdiff_cli.artifacts.run import find_folds
+from medsegdiff_cli.artifacts.run import find_folds, read_run
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.methods.base import Method
 from medsegdiff_cli.methods.registry import find_trainable
 from medsegdiff_cli.networks.transfer import Transfer, TransferRow, adapt_state, input_layers
-from medsegdiff_cli.paths import CHECKPOINTS, RUN_RECIPE
+from medsegdiff_cli.paths import CHECKPOINTS, RUN_PLAN, RUN_RECIPE
 from medsegdiff_cli.training.checkpoints import LAST
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def output_rows(method: Method, parent: Path, state: Mapping[str, Tensor]) -> sl
         state: its weights.
     """
     theirs = find_trainable(read_resolved_recipe(parent / RUN_RECIPE).method).load().outputs
+    if "classes" in theirs and "classes" in method.outputs and not _are_classes_alike(method, parent):
+        return None
     if theirs == method.outputs:
         return slice(None)
     first = next((state.get(f"{name}.weight") for name in input_layers(method)), None)
@@ -87,6 +90,18 @@ def output_rows(method: Method, parent: Path, state: Mapping[str, Tensor]) -> sl
         return None
     # The image's rows come first, as many as the input has channels.
     return slice(0, first.shape[1]) if method.outputs == ("image",) else slice(first.shape[1], None)
+
+
+def _are_classes_alike(method: Method, parent: Path) -> bool:
+    """Return whether a run's rows mean background and classes, or regions, as the method's do; names may differ."""
+    scheme = read_plan(parent / RUN_PLAN).label_scheme()
+    if scheme.classes_are_exclusive != method.task.classes_are_exclusive:
+        return False
+    pairs = zip(scheme.class_names, method.task.class_names, strict=False)
+    renamed = [f"{there} -> {here}" for there, here in pairs if there != here]
+    if renamed and len(scheme.class_names) == len(method.task.class_names):
+        log.info("the output layer's rows are taken by number: %s", ", ".join(renamed))
+    return True
 
 
 def transfer_table(transfer: Transfer) -> str:
@@ -108,13 +123,19 @@ def weights_of(folder: Path) -> Path:
     """Return the checkpoint (without ending) that the run in a fold folder predicts with.
 
     Raises:
-        UsageError: its training is not finished.
+        UsageError: its training is not finished: of several stages the first also leaves weights.
     """
+    run = read_run(folder)
+    if not run.is_finished:
+        done = ", ".join(f"{stage.name} {stage.status}" for stage in run.stages)
+        raise UsageError(
+            f"its training is not finished ({done})", where=str(folder), fix="finish it first: run its command again"
+        )
     selected = read_resolved_recipe(folder / RUN_RECIPE).training.selection
     for name in (selected, LAST):
         if checkpoint_exists(folder / CHECKPOINTS / name):
             return folder / CHECKPOINTS / name
-    raise UsageError("this run has no finished weights", where=str(folder), fix="finish its training first")
+    raise IntegrityError("this finished run has no weights", where=str(folder), fix="train it again with --overwrite")
 
 
 def _order(row: TransferRow) -> int:

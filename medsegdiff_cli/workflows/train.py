@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from medsegdiff_cli.preprocessing.store import preprocess
 from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
-from medsegdiff_cli.training.outcome import Progress
+from medsegdiff_cli.training.outcome import Progress, StageResult
 from medsegdiff_cli.training.start_from import start_from
 from medsegdiff_cli.training.start_from_file import start_from_file
 from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
@@ -62,6 +63,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         ResourceError: the disk cannot be written or is too full, or the memory is too small.
         NotFinished: `max_time_s` is used up. Interrupted: SIGINT or SIGTERM; both after saving.
     """
+    started, limit = time.monotonic(), setup.request.max_time_s
     cores_left = usable_cores() - setup.request.workers
     with torch_threads(cores_left), join_team(setup.request.device) as team, _run_of_its_own(setup, team):
         method = setup.new_trainable()
@@ -89,7 +91,8 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
             if setup.recipe.training.feature_cache and isinstance(method, Method):
                 method.keep_features(FeatureCache(setup.folder / FEATURES))
             for stage in method.stages:
-                record = _train_one(setup, record, method, stage, store, progress, team)
+                left = None if limit is None else max(0.0, limit - (time.monotonic() - started))
+                record = _train_one(setup, record, method, stage, store, progress, team, max_time_s=left)
             if team.is_lead and (setup.folder / FEATURES).is_dir():
                 shutil.rmtree(setup.folder / FEATURES)  # of use to this training alone
             if isinstance(method, Objective) and team.is_lead:
@@ -176,6 +179,8 @@ def _train_one(
     store: PreprocessedStore,
     progress: Progress | None,
     team: Team,
+    *,
+    max_time_s: float | None,
 ) -> RunRecord:
     recipe, scheme = setup.recipe, setup.plan.label_scheme()
     training = recipe.training
@@ -214,17 +219,22 @@ def _train_one(
         seed=record.seed,
         device=setup.request.device,
         precision=record.precision,
-        max_time_s=setup.request.max_time_s,
+        max_time_s=max_time_s,
         progress=progress,
         team=team,
     )
-    stages = tuple(
-        StageRecord(name=s.name, status="finished", steps_done=result.steps_done, steps=s.steps)
-        if s.name == stage.name
-        else s
-        for s in record.stages
-    )
-    record = record.model_copy(update={"stages": stages, "weights_digest": result.weights_digest})
+    record = _with_stage(record, result)
     if team.is_lead:
         write_run(setup.folder, record)
     return record
+
+
+def _with_stage(record: RunRecord, result: StageResult) -> RunRecord:
+    """Return the record after a stage is finished."""
+    stages = tuple(
+        StageRecord(name=stage.name, status="finished", steps_done=result.steps_done, steps=stage.steps)
+        if stage.name == result.stage
+        else stage
+        for stage in record.stages
+    )
+    return record.model_copy(update={"stages": stages, "weights_digest": result.weights_digest})

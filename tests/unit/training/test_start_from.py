@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import write_run_files
 from toy_training import Toy, settings, toy, train
 
-from medsegdiff_cli.artifacts.recipe import (
-    AugmentationSettings,
-    PredictionSettings,
-    ResolvedRecipe,
-    TrainingSettings,
-    write_resolved_recipe,
-)
-from medsegdiff_cli.artifacts.run import RunRecord, write_run
+from medsegdiff_cli.artifacts.recipe import TrainingSettings
+from medsegdiff_cli.artifacts.run import StageRecord
 from medsegdiff_cli.errors import IntegrityError, UsageError
 from medsegdiff_cli.training.start_from import start_from
 
@@ -25,23 +20,7 @@ def trained_run(folder: Path, selection: str = "last") -> Toy:
     """Train a toy in `folder` and add the files that mark a run."""
     method = toy()
     train(method, folder, settings(4, selection=selection))
-    recipe = ResolvedRecipe(
-        method="supervised",
-        preset="recommended",
-        scale="tiny",
-        patch_size_voxels=(8, 8),
-        batch_size=4,
-        method_settings={},
-        training=TrainingSettings(selection=selection),
-        augmentation=AugmentationSettings(),
-        prediction=PredictionSettings(),
-    )
-    write_resolved_recipe(folder / "recipe.yaml", recipe)
-    names = {"dataset": "D", "dataset_path": "D", "plan_digest": "", "recipe_digest": ""}
-    record = RunRecord(
-        msd_version="0", method="supervised", config="2d", fold="0", seed=0, train_cases=("a",), val_cases=(), **names
-    )
-    write_run(folder, record)
+    write_run_files(folder, "supervised", training=TrainingSettings(selection=selection))
     return method
 
 
@@ -87,10 +66,19 @@ def test_too_little_coverage_is_refused_and_the_method_left_alone(tmp_path: Path
     assert torch.equal(child.body[0].weight, before)
 
 
-def test_a_run_without_finished_weights_is_refused(tmp_path: Path) -> None:
+def test_a_finished_run_that_lost_its_weights_is_refused(tmp_path: Path) -> None:
     trained_run(tmp_path)
     (tmp_path / "checkpoints" / "last.json").unlink()
-    with pytest.raises(UsageError, match="no finished weights"):
+    with pytest.raises(IntegrityError, match="has no weights"):
+        start_from(toy(), tmp_path)
+
+
+@pytest.mark.parametrize("selection", ["last", "best"])
+def test_an_unfinished_run_is_refused_whatever_weights_it_has(tmp_path: Path, selection: str) -> None:
+    trained_run(tmp_path, selection)
+    done = StageRecord(name="global", status="finished", steps_done=4, steps=4)
+    write_run_files(tmp_path, "supervised", stages=(done, StageRecord(name="local", steps=4)))
+    with pytest.raises(UsageError, match=r"not finished \(global finished, local planned\)"):
         start_from(toy(), tmp_path)
 
 

@@ -4,16 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import write_run_files
 
 from medsegdiff_cli.artifacts.checkpoint import write_checkpoint
-from medsegdiff_cli.artifacts.recipe import (
-    AugmentationSettings,
-    PredictionSettings,
-    ResolvedRecipe,
-    TrainingSettings,
-    write_resolved_recipe,
-)
-from medsegdiff_cli.artifacts.run import RunRecord, write_run
 from medsegdiff_cli.artifacts.task import Task
 from medsegdiff_cli.errors import UsageError
 from medsegdiff_cli.methods.registry import find_trainable
@@ -34,28 +27,11 @@ def built(name: str, n_channels: int, n_classes: int, **settings):
     return method
 
 
-def run_of(name: str, folder: Path, *sizes: int, **settings):
+def run_of(name: str, folder: Path, *sizes: int, regions: bool = False, **settings):
     """Write the fold of a finished run, and return what it trained."""
     trained = built(name, *sizes, **settings)
-    recipe = ResolvedRecipe(
-        method=name,
-        preset="recommended",
-        scale="tiny",
-        patch_size_voxels=(8, 8),
-        batch_size=4,
-        method_settings=trained.settings.model_dump(mode="json"),
-        training=TrainingSettings(),
-        augmentation=AugmentationSettings(),
-        prediction=PredictionSettings(),
-    )
-    write_resolved_recipe(folder / "recipe.yaml", recipe)
-    names = {"dataset": "D", "dataset_path": "D", "plan_digest": "", "recipe_digest": ""}
-    write_run(
-        folder,
-        RunRecord(
-            msd_version="0", method=name, config="2d", fold="0", seed=0, train_cases=("a",), val_cases=(), **names
-        ),
-    )
+    settings_there = trained.settings.model_dump(mode="json")
+    write_run_files(folder, name, method_settings=settings_there, n_classes=sizes[1], regions=regions)
     tensors = {f"model.{name}": tensor for name, tensor in trained.state_dict().items()}
     write_checkpoint(folder / "checkpoints" / "last", tensors, {"step": 1})
     return trained
@@ -98,6 +74,8 @@ def test_rows_that_mean_something_else_are_new_even_where_their_number_is_the_sa
     run_of("pretrain-supervised", tmp_path / "s", 2, 2)
     assert status_of_output(built("vanilla", 2, 2), tmp_path / "s") == "loaded"
     assert status_of_output(built("ledm", 2, 2), tmp_path / "s") == "new"
+    run_of("pretrain-supervised", tmp_path / "r", 2, 2, regions=True)
+    assert status_of_output(built("vanilla", 2, 2), tmp_path / "r") == "new", "a region is no background"
     run_of("pretrain-hybrid", tmp_path / "h", 2, 3)
     assert status_of_output(built("vanilla", 2, 4), tmp_path / "h") == "new", "other classes: a new layer"
 
