@@ -35,6 +35,7 @@ from medsegdiff_cli.training.start_from import weights_of
 from medsegdiff_cli.workflows.memory_forecast import measure_training
 from medsegdiff_cli.workflows.method_settings import known_to, steps_of, transitions_of, with_network, with_scale
 from medsegdiff_cli.workflows.plan import PlanRequest, plan_dataset, plans_name_of
+from medsegdiff_cli.workflows.preparation import warn_of_other_preparation
 from medsegdiff_cli.workflows.pretraining import (
     comes_with_weights,
     inherited_settings,
@@ -133,6 +134,8 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val, hidden = _cases_of(request, dataset)
     _warn_of_labels_seen_before(request, dataset, train, val)
+    if request.starts_from is not None:
+        warn_of_other_preparation(request.starts_from, plan, config)
     recipe = with_epochs_as_steps(recipe, len(set(train) - set(hidden)))
     refuse_contradictions(recipe, plan, task_of(plan, config), val)
     record = RunRecord(
