@@ -68,6 +68,7 @@ mask-diffusion: $(VENV)/installed
 
 pretrainings: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/pretrainings.py --data $(DATA) --workspace $(WORKSPACE)/few_labels
+	$(BIN)/python tests/benchmarks/other_twenties.py --data $(DATA) --workspace $(WORKSPACE)/few_labels
 
 few-labels: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/few_labels.py --data $(DATA) --workspace $(WORKSPACE)/few_labels --processes 2

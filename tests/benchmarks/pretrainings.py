@@ -29,7 +29,9 @@ from medsegdiff_cli.artifacts.run import read_run
 from medsegdiff_cli.workflows.phantoms import shift_images
 
 TITLE = "## Pretrain once, fine-tune with six labels"
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1)
+# What `ptdr` with six labels is to reach on the test images.
+GOAL = 0.92
 SHIFT_SEED = 0
 # The images of the 40 labels: scored where no training saw the labels of those that are not among the six.
 OTHERS_DOMAIN = "others"
@@ -93,6 +95,8 @@ class Study:
     Attributes:
         pretraining, training: words after `msd pretrain` and after `msd train|finetune`.
         seeds: of the trainings; each draws its own labels.
+        prefix: of the labels of runs, since predictions of all studies are in one folder.
+        domains: what is scored of what arms are scored on.
     """
 
     name: str
@@ -102,6 +106,12 @@ class Study:
     training: tuple[str, ...]
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    prefix: str = ""
+    domains: tuple[str, ...] = ("test", "shifted", OTHERS_DOMAIN)
+
+    def label_of(self, arm: Arm, seed: int) -> str:
+        """Return the ending of the name of an arm's run."""
+        return f"{self.prefix}arm-{arm.name}-seed{seed}"
 
     def run_of(self, label: str, workspace: Path) -> Path:
         """Return the folder of a run by the ending of its name."""
@@ -184,7 +194,7 @@ def pretrain(study: Study, arm: Arm, workspace: Path) -> Path | None:
 
 def run(study: Study, arm: Arm, seed: int, start: Path | None, workspace: Path) -> None:
     """Train with six labels; predict and score the test images and their shifted copies, where there are any."""
-    label = label_of(arm, seed)
+    label = study.label_of(arm, seed)
     verb, source = ("train", ()) if start is None else ("finetune", ("--from", str(start)))
     words = (*(arm.words or study.training), "--seed", str(seed), "--name", label, "--quiet")
     msd(workspace, verb, arm.method, study.dataset.id, *source, *words)
@@ -193,16 +203,11 @@ def run(study: Study, arm: Arm, seed: int, start: Path | None, workspace: Path) 
     model = study.run_of(label, workspace)
     raw = folder_of(workspace / "raw", study.dataset)
     images = {"test": raw / "imagesTs", "shifted": workspace / "shifted", OTHERS_DOMAIN: raw / "imagesTr"}
-    for domain in arm.domains:
+    for domain in (name for name in arm.domains if name in study.domains):
         output = workspace / predictions(label, domain)
         labels = str(raw / "labelsTr") if domain == OTHERS_DOMAIN else study.dataset.id
         msd(workspace, "predict", str(model), str(images[domain]), str(output), "--workers", "0", "--quiet")
         msd(workspace, "evaluate", str(output), labels, "--workers", "0", "--quiet")
-
-
-def label_of(arm: Arm, seed: int) -> str:
-    """Return the ending of the name of an arm's run."""
-    return f"arm-{arm.name}-seed{seed}"
 
 
 def predictions(label: str, domain: str) -> Path:
@@ -215,6 +220,7 @@ def write_section(workspace: Path) -> None:
     lungs = [_lungs_row(arm, workspace) for arm in LUNGS_STUDY.arms]
     volumes = [_volumes_row(arm, workspace) for arm in HIPPOCAMPUS_STUDY.arms]
     chest = _CHEST_TEXT if any(_lungs_row(arm, workspace) for arm in CHEST_ARMS) else ""
+    chest += _goal_in_words(workspace) if chest else ""
     rows = ["\n".join(filter(None, part)) for part in (lungs, volumes)]
     replace_section(TITLE, _LUNGS_TEXT + rows[0] + chest + _VOLUMES_TEXT + rows[1])
 
@@ -222,7 +228,7 @@ def write_section(workspace: Path) -> None:
 def _lungs_row(arm: Arm, workspace: Path) -> str:
     cells = []
     for metric, domain in (("dice", "test"), ("dice", "shifted"), ("iou", "test")):
-        files = [workspace / predictions(label_of(arm, seed), domain) / "summary.json" for seed in SEEDS]
+        files = [workspace / predictions(LUNGS_STUDY.label_of(arm, seed), domain) / "summary.json" for seed in SEEDS]
         found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         cells.append(
             cell_of_draws([summary["aggregations"]["overall"]["per_class"]["lung"][metric] for summary in found])
@@ -231,10 +237,17 @@ def _lungs_row(arm: Arm, workspace: Path) -> str:
     return f"| `{arm.method}` | {_start(arm)} | {' | '.join(cells)} |" if any(cells) else ""
 
 
+def _goal_in_words(workspace: Path) -> str:
+    """Return whether `ptdr` reached its goal on the test images."""
+    files = (workspace / predictions(LUNGS_STUDY.label_of(CHEST_ARMS[-1], seed), "test") for seed in SEEDS)
+    dice = statistics.mean(statistics.mean(found.values()) for found in map(dice_of_cases, files) if found)
+    return f"The goal for `ptdr`, a Dice of {GOAL} on the 20, is {'met' if dice >= GOAL else 'not met'}: {dice:.3f}."
+
+
 def _others_cell(arm: Arm, workspace: Path) -> str:
     """Return the Dice of the images of the 40 labels that are not among a training's six; "" where there is none."""
     entries = []
-    for label in (label_of(arm, seed) for seed in SEEDS if OTHERS_DOMAIN in arm.domains):
+    for label in (LUNGS_STUDY.label_of(arm, seed) for seed in SEEDS if OTHERS_DOMAIN in arm.domains):
         if dice := dice_of_cases(workspace / predictions(label, OTHERS_DOMAIN)):
             six = read_run(LUNGS_STUDY.run_of(label, workspace) / "fold_all").train_cases
             others = [value for case, value in dice.items() if case not in six]
@@ -250,7 +263,7 @@ def _start(arm: Arm) -> str:
 
 def _volumes_row(arm: Arm, workspace: Path) -> str:
     runs = folder_of(workspace / "results", HIPPOCAMPUS)
-    found = list(runs.glob(f"*__{label_of(arm, SEEDS[0])}/fold_0/validation/summary.json"))
+    found = list(runs.glob(f"*__{HIPPOCAMPUS_STUDY.label_of(arm, SEEDS[0])}/fold_0/validation/summary.json"))
     if not found:
         return ""
     overall = json.loads(found[0].read_text(encoding="utf-8"))["aggregations"]["overall"]
@@ -263,9 +276,9 @@ _LUNGS_TEXT = """\
 Chest radiographs (Shenzhen set, 64 x 64, scale `small`). 20 of the 60 labelled images are set aside; no training saw
 them, with or without labels. Each pretraining has the other 40 and, where it takes unlabelled images, 96 more: 400
 steps of 16, one seed (`global-local-cl` as many again for its second stage). **`supervised` and `hybrid` see the labels
-of all 40**, the others none. Then every method is trained with 6 of the 40 labels, 400 steps of 4, two draws of labels,
-no validation. `vanilla` is the same network and training without a pretraining. All with augmentation, `recommended`
-presets.
+of all 40**, the others none. Then every method is trained with 6 of the 40 labels, 400 steps of 4, each row with as
+many draws of labels as it lists, no validation. `vanilla` is the same network and training without a pretraining. All
+with augmentation, `recommended` presets.
 
 Dice and Jaccard (mean of each image's) of the lungs on the 20, on their own grid of 512 x 512, and on a seeded change
 of appearance of the same images (contrast, shading, blur, noise). Bold is the mean over the draws, each draw's mean
@@ -274,6 +287,8 @@ follows, ± is the standard deviation over cases; with 20 cases a mean is known 
 the six: they show that these baselines run, not what they can do. The last column is the Dice of those of the 40 that
 are not among a training's six (34), for methods that saw none of the 40 labels before; their images were in the
 pretraining. They are easier than the 20, of which one has a reference that leaves much of both lungs out.
+Some references of either set count the heart as lung and most do not, so that a draw of six with more of them than
+their share costs points.
 
 Regenerate this section with `make pretrainings DATA=FOLDER`.
 
@@ -284,7 +299,7 @@ _CHEST_TEXT = """
 
 The rows on images of 128 x 128, which are prepared as the paper's radiographs are (equalised, gamma 0.5), have 1000
 steps of 4 without mirroring, after a pretraining of 1000 steps of 8. These settings were chosen on the 34 others, not
-on the test images."""
+on the test images. """
 _VOLUMES_TEXT = """
 
 Hippocampus, 3D, six labels, scale `tiny`, 100 steps of 2 for each pretraining and each training, 25 for pixel
