@@ -107,6 +107,21 @@ def dataset_folder_name(dataset_id: int, name: str) -> str:
     return f"Dataset{dataset_id:03d}_{name}"
 
 
+def new_dataset_folder(workspace: Workspace, dataset_id: int, name: str) -> Path:
+    """Return where a dataset of this id and name belongs; it may be there already.
+
+    Raises:
+        UsageError: as `dataset_folder_name`, or the workspace has another dataset of this id.
+    """
+    folder = workspace.raw / dataset_folder_name(dataset_id, name)
+    others = [other.name for other in sorted(workspace.raw.glob(f"Dataset{dataset_id:03d}_*")) if other != folder]
+    if others:
+        raise UsageError(
+            f"id {dataset_id} is taken by {others[0]}", where="--dataset", fix="choose another id, or give its name"
+        )
+    return folder
+
+
 def find_dataset(reference: str, workspace: Workspace) -> Path:
     """Return the folder of a dataset given as `4`, `004`, `Dataset004_Hippocampus`, `Hippocampus` or a path.
 

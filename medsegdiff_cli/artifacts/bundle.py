@@ -68,7 +68,7 @@ class Manifest(StrictModel):
         samplers: those that have best weights of their own, which are in it, too.
         channels, labels: what the images must hold, and the label values that come out.
         licence, citation, intended_use: the author's words.
-        training_cases: labelled cases behind each fold.
+        training_cases: images behind each fold, with or without labels.
         members: name to size and sha256.
     """
 

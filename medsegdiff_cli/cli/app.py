@@ -56,7 +56,7 @@ app = typer.Typer(
         "Medical image segmentation with diffusion models: a folder of images in, a trained and scored model and its "
         "predictions out.\n\n"
         "`msd convert` -> `check` -> `plan` -> `train METHOD` -> `predict` -> `evaluate`. "
-        "`msd demo` shows the whole chain in three minutes."
+        "`msd demo` shows the whole chain in under five minutes."
     ),
 )
 

@@ -73,7 +73,7 @@ def convert(
     Example: `msd convert folder cxr --dataset 11 --name Lungs --images 'CXR_png/*.png' --labels 'mask/*.png'
     --label-suffix _mask --label-map 255:lung --threshold 127 --test-count 20`
     """
-    from medsegdiff_cli.paths import dataset_folder_name, open_workspace
+    from medsegdiff_cli.paths import new_dataset_folder, open_workspace
     from medsegdiff_cli.workflows.convert import convert_dataset, parse_options
 
     options = parse_options(
@@ -97,7 +97,7 @@ def convert(
         file_ending=file_ending,
         workers=workers,
     )
-    destination = open_workspace(workspace).raw / dataset_folder_name(dataset, name)
+    destination = new_dataset_folder(open_workspace(workspace), dataset, name)
     report = convert_dataset(format_name, source, destination, options)
     if json_output:
         print_json(report.to_json())

@@ -22,7 +22,8 @@ from medsegdiff_cli.cli.shell import (
 @verb
 def reproduce(
     paper: Annotated[
-        str, typer.Argument(metavar="PAPER", help="Whose experiments: tedm, recycling; or a YAML file of your own.")
+        str,
+        typer.Argument(metavar="PAPER", help="Whose experiments: tedm, recycling, hybrid; or a YAML file of your own."),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A few experiments, one seed: minutes (the default).")] = False,
     full: Annotated[bool, typer.Option("--full", help="All experiments, fresh phantoms and trainings a seed.")] = False,

@@ -93,10 +93,17 @@ def _list(place: "Workspace", dataset: str | None, json_output: bool) -> None:
     _print_rows(["dataset", "run"], ["fold", "state", "steps", "Dice", "size"], shown)
 
 
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        raise UsageError("nobody answered whether to delete", where="--delete", fix="add --yes") from None
+
+
 def _delete(name: str, place: "Workspace", dataset: str | None, yes: bool, json_output: bool, quiet: bool) -> None:
     from medsegdiff_cli.workflows.runs import delete_run
 
-    folder, size = delete_run(name, place, dataset, confirm=None if yes else lambda text: typer.confirm(text, err=True))
+    folder, size = delete_run(name, place, dataset, confirm=None if yes else _confirmed)
     if json_output:
         print_json({"schema_version": 1, "deleted": str(folder) if size else None, "size": size})
     else:

@@ -1,5 +1,6 @@
 """`msd sample`: synthetic images and labels from a pretrained generative model."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,9 @@ def sample(
     model: Annotated[
         str, typer.Argument(metavar="RUN", help="A pretraining (hybrid or diffusion): its name, folder or bundle.")
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Dataset folder to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Dataset folder to write [./RUN_samples].")
+    ] = None,
     dataset: Annotated[
         int | None, typer.Option("--dataset", "-d", help="With --name: id of the dataset in the workspace.")
     ] = None,
@@ -41,7 +44,7 @@ def sample(
         str, typer.Option("--route", help="joint: image and mask walk together; cheap: the image alone, then its mask.")
     ] = "joint",
     mask_start: Annotated[
-        float, typer.Option("--mask-start", help="Where masks start on the joint route, y_T; any value will do.")
+        float, typer.Option("--mask-start", help="Where masks start on the joint route, y_T; any number will do.")
     ] = 0.0,
     fold: Annotated[str | None, typer.Option("--fold", "-f", help="Of a run with several folds.")] = None,
     batch: Annotated[
@@ -71,7 +74,7 @@ def sample(
     Example: `msd sample pretrain-hybrid__2d --dataset 90 --name SyntheticLungs --count 16`
     """
     from medsegdiff_cli.methods.base import Sampling
-    from medsegdiff_cli.paths import dataset_folder_name, open_workspace
+    from medsegdiff_cli.paths import FOLD_PREFIX, new_dataset_folder, open_workspace
     from medsegdiff_cli.workflows.models import find_models
     from medsegdiff_cli.workflows.sample import run_sampling
     from medsegdiff_cli.workflows.sample_request import SampleRequest, prepare_sampling
@@ -79,14 +82,21 @@ def sample(
     one_of(route, ("joint", "cheap"), "--route")
     place = open_workspace(workspace)
     is_numbered = dataset is not None and name is not None
-    if is_numbered == (output is not None) or (dataset is None) != (name is None):
+    if (is_numbered and output is not None) or (dataset is None) != (name is None):
         raise UsageError(
             "where samples go is not clear", where="--output", fix="give --output FOLDER, or --dataset ID --name NAME"
         )
-    folder = output if output is not None else place.raw / dataset_folder_name(dataset or 0, name or "")
+    if not math.isfinite(mask_start):
+        raise UsageError(f"masks cannot start at {mask_start}", where="--mask-start", fix="give a finite number")
+    run = find_models([model], place)[0]
+    if is_numbered:
+        folder = new_dataset_folder(place, dataset or 0, name or "")
+    else:
+        named = run.parent if run.name.startswith(FOLD_PREFIX) else run
+        folder = output or Path(f"{named.stem if run.is_file() else named.name}_samples")
     prepared = prepare_sampling(
         SampleRequest(
-            model=find_models([model], place)[0],
+            model=run,
             output=folder.expanduser(),
             workspace=place,
             fold=fold,

@@ -207,6 +207,13 @@ def find_method(name: str) -> "Entry[Method]":
     Raises:
         UsageError: no such method.
     """
+    if name in OBJECTIVES and name not in METHODS:
+        starting = ", ".join(method for method, entry in METHODS.items() if name in entry.objectives)
+        raise UsageError(
+            f"'{name}' is a pretraining, no method",
+            where="METHOD",
+            fix=f"msd pretrain {name}; methods that start from it: {starting}",
+        )
     return _find(name, METHODS, "METHOD")
 
 

@@ -144,8 +144,9 @@ def _within_memory(
                 raise ResourceError(
                     f"{batch} patches of {_times(patch)} voxels need more than {format_bytes(budget)} and cannot be "
                     "made smaller",
-                    where="--memory",
-                    fix="choose a smaller network (--scale small), a smaller batch, or give more memory (--memory)",
+                    where="memory of the plan",
+                    fix="choose a smaller network (--scale small) or batch (--set training.batch_size=N), or plan for "
+                    "more memory (msd plan --memory)",
                 )
             patch = smaller
     if patch != first:

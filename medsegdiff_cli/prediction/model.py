@@ -191,7 +191,9 @@ def load_fold(files: FoldFiles, wanted: str | None = None, sampler: str | None =
         raise UsageError(
             f"no checkpoint '{name}'",
             where=str(files.folder),
-            fix=f"available: {trained}" if trained else "run the same `msd train` again to finish the training",
+            fix=f"available: {trained}"
+            if trained
+            else "run its command again to finish the training (run.json has it)",
         )
     content = files.checkpoint(name)
     where = str(files.folder / CHECKPOINTS / name)

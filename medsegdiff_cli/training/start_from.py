@@ -127,9 +127,11 @@ def weights_of(folder: Path) -> Path:
     """
     run = read_run(folder)
     if not run.is_finished:
-        done = ", ".join(f"{stage.name} {stage.status}" for stage in run.stages)
+        open_stages = ", ".join(stage.name for stage in run.stages if stage.status != "finished")
         raise UsageError(
-            f"its training is not finished ({done})", where=str(folder), fix="finish it first: run its command again"
+            f"its training is not finished (stage {open_stages})",
+            where=str(folder),
+            fix=f"run its command again: {run.command}" if run.command else "run its command again",
         )
     selected = read_resolved_recipe(folder / RUN_RECIPE).training.selection
     for name in (selected, LAST):

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from medsegdiff_cli.artifacts.dataset_folder import open_dataset
+from medsegdiff_cli.artifacts.document import read_json
 from medsegdiff_cli.artifacts.plan import Plan
 from medsegdiff_cli.errors import InputDataError
 from medsegdiff_cli.paths import DATASET_JSON
@@ -23,7 +23,10 @@ def require_same_channels(source: Path, plan: Plan) -> None:
     described = folder.resolve().parent / DATASET_JSON
     if not (folder.name.startswith("images") and described.is_file()):
         return
-    names = open_dataset(described.parent).info.channel_names
+    names = _channel_names(described)
+    if names is None:
+        log.info("%s names no channels: they are not compared with the model's", described)
+        return
     own = [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
     trained = [channel.name for channel in plan.channels]
     if own == trained:
@@ -35,3 +38,10 @@ def require_same_channels(source: Path, plan: Plan) -> None:
             fix="bring the files into the model's order (CASE_0000, CASE_0001, ...)",
         )
     log.warning("%s: the channels are called %s, the model's %s", described, ", ".join(own), ", ".join(trained))
+
+
+def _channel_names(described: Path) -> dict[str, str] | None:
+    """Return the channels' names by their numbers; other layouts (Decathlon, nnU-Net v1) call them modalities."""
+    content = read_json(described, InputDataError)
+    names = content.get("channel_names", content.get("modality")) if isinstance(content, dict) else None
+    return {str(key): str(name) for key, name in names.items()} if isinstance(names, dict) else None

@@ -56,7 +56,7 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
     validation = _validation_windows(setup)
     forecast = {
         "steps": ", ".join(f"{count} ({name})" for name, count in steps.items()),
-        "patch": f"{_by(recipe.patch_size_voxels)} voxels, {recipe.batch_size} a step",
+        "patch": " ".join((f"{_by(recipe.patch_size_voxels)} voxels, {recipe.batch_size} a step.", *setup.patch.notes)),
         "parameters": f"{n_parameters / 1e6:.2f} million",
         "network forwards": f"{forwards} of {recipe.batch_size} patches to train, "
         f"about {validation} windows to validate",

@@ -27,13 +27,15 @@ _ASPECTS: dict[str, Callable[[TransformSettings], Any]] = {
 }
 
 
-def warn_of_other_preparation(parent: Path, plan: Plan, config: str) -> None:
+def warn_of_other_preparation(parent: Path | None, plan: Plan, config: str) -> None:
     """Say when images come to the network otherwise than those of the run that training starts from.
 
     Args:
-        parent: that run's fold folder.
+        parent: that run's fold folder; None where there is none.
         config: of the new training.
     """
+    if parent is None:
+        return
     there = transform_settings(read_plan(parent / RUN_PLAN), read_run(parent).config)
     here = transform_settings(plan, config)
     changed = differences(there, here)

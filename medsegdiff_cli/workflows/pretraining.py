@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, DatasetFolder
 from medsegdiff_cli.artifacts.document import validate
 from medsegdiff_cli.artifacts.recipe import ResolvedRecipe
+from medsegdiff_cli.artifacts.run import RunRecord
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.atomic import digest_of_file
 from medsegdiff_cli.errors import InputDataError, UsageError, did_you_mean
@@ -50,7 +52,9 @@ def pretraining_run_name(objective_or_method: str) -> str:
     if not objectives:
         able = ", ".join(name for name, entry in METHODS.items() if entry.objectives)
         raise UsageError(
-            f"'{objective_or_method}' starts from no pretraining", where="METHOD", fix=f"methods that do: {able}"
+            f"'{objective_or_method}' makes no pretraining of its own",
+            where="METHOD",
+            fix=f"name an objective: {', '.join(OBJECTIVES)}; or a method that does: {able}",
         )
     return f"{PRETRAINING}{objectives[0]}"
 
@@ -148,6 +152,33 @@ def inherited_settings(method: str, parent: ResolvedRecipe) -> dict[str, Any]:
         )
     # A setting that came after the run was made has its default, which is how that run was made.
     return {name: known[name] for name in inherited.model_fields if name in known}
+
+
+def require_fitting_run(method: str, config: str, parent: RunRecord, where: Path) -> None:
+    """Refuse a run of other dimensions, and a pretraining that the method is not named after.
+
+    Args:
+        config: of the new training.
+        parent: the run that training starts from, in the folder `where`.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if parent.config != config:
+        raise UsageError(
+            f"the run was trained in {parent.config}, this training is in {config}",
+            where=f"--from {where}, --config",
+            fix=f"start from a run of --config {config}, or train with --config {parent.config}",
+        )
+    named = find_method(method).objectives
+    objective = parent.method.removeprefix(PRETRAINING)
+    if is_pretraining(parent.method) and named and objective not in named:
+        able = [name for name, entry in METHODS.items() if objective in entry.objectives]
+        raise UsageError(
+            f"'{method}' starts from {' or '.join(_objectives_of(method))}, not from {parent.method}",
+            where=f"--from {where}",
+            fix=f"methods that start from it: {', '.join((*able, 'vanilla'))}",
+        )
 
 
 def _needed_by(method: str, inherited: type[BaseModel]) -> list[str]:

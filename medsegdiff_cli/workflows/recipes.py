@@ -76,7 +76,11 @@ def sections_of(method: str, recipe: Recipe, preset: str) -> Sections:
         UsageError: the recipe is for another method, or has no such preset.
     """
     if recipe.method != method:
-        raise UsageError(f"the recipe is for '{recipe.method}', not '{method}'", where="--recipe")
+        raise UsageError(
+            f"the recipe is for '{recipe.method}', not '{method}'",
+            where="--recipe",
+            fix=f"leave it out, or name '{recipe.method}' as the method",
+        )
     chosen = recipe.preset(preset)
     sections: Sections = {name: dict(getattr(chosen, name)) for name in SECTIONS}
     sections["method"] = {**find_trainable(method).preset, **sections["method"]}
@@ -129,7 +133,11 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
     Raises:
         UsageError: an unknown or ambiguous key, with the nearest known one.
     """
-    known = known_settings(method)
+    known, theirs = known_settings(method), _only_of_pretraining(overrides, method)
+    if theirs:
+        raise UsageError(
+            f"'{theirs[0]}' is a setting of the pretraining", where="--set", fix=f"--set pretrain.{theirs[0]}=VALUE"
+        )
     result = {name: dict(content) for name, content in sections.items()}
     for key, text in overrides.items():
         section, name = locate(key, known)
@@ -140,6 +148,15 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
         if section != "method":
             validate(model, result[section], f"settings of '{section}'")
     return result
+
+
+def _only_of_pretraining(keys: Iterable[str], method: str) -> list[str]:
+    """Return the bare keys that no section of the method has, but one of the pretraining that it starts from does."""
+    if is_pretraining(method) or not find_method(method).objectives:
+        return []
+    own = {field for model in known_settings(method).values() for field in model.model_fields}
+    theirs = known_settings(f"{PRETRAINING}{find_method(method).objectives[0]}")["method"].model_fields
+    return [key for key in keys if key not in own and key in theirs]
 
 
 def without_effect(overrides: Mapping[str, str], sections: Sections, method: str) -> set[str]:

@@ -42,6 +42,7 @@ from medsegdiff_cli.workflows.pretraining import (
     of_method,
     of_pretraining,
     pretraining_cases,
+    require_fitting_run,
     sees_labels,
     sees_unlabelled,
     spelt_alike_in_pretraining,
@@ -126,7 +127,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
         sections["method"] = with_network(request.method, sections["method"], network)
     sections, max_batch = _with_scale(sections, request.method, plan, config, scale)
     sections = with_one_interval(apply_overrides(sections, overrides, request.method), overrides)
-    inherited = _inherited(request, planned_parent)
+    inherited = _inherited(request, planned_parent, config)
     sections["method"].update(inherited)
     weights_file = _settle_public_weights(request, planned_parent, sections)
     if request.selection is not None:
@@ -134,8 +135,7 @@ def set_up_run(request: TrainRequest, planned_parent: ResolvedRecipe | None = No
     patch, recipe = _resolve(request, plan, config, scale, sections, inherited.get("strides"), max_batch)
     train, val, hidden = _cases_of(request, dataset)
     _warn_of_labels_seen_before(request, dataset, train, val)
-    if request.starts_from is not None:
-        warn_of_other_preparation(request.starts_from, plan, config)
+    warn_of_other_preparation(request.starts_from, plan, config)
     recipe = with_epochs_as_steps(recipe, len(set(train) - set(hidden)))
     refuse_contradictions(recipe, plan, task_of(plan, config), val)
     record = RunRecord(
@@ -192,12 +192,14 @@ def _in_name(request: TrainRequest, own: Mapping[str, str], same: Collection[str
     return {spelling.get(key, key): text for key, text in request.overrides.items() if key not in same}
 
 
-def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None) -> dict[str, Any]:
+def _inherited(request: TrainRequest, planned_parent: ResolvedRecipe | None, config: str) -> dict[str, Any]:
     """Return the settings that come with the weights that training starts from.
 
     Raises:
-        UsageError: `--set` would change one of them.
+        UsageError: `--set` would change one of them, or the run does not fit method or configuration.
     """
+    if request.parent is not None and not is_pretraining(request.method):
+        require_fitting_run(request.method, config, read_run(request.parent), request.parent.parent)
     if planned_parent is None and request.starts_from is not None:
         planned_parent = read_resolved_recipe(request.starts_from / RUN_RECIPE)
     if planned_parent is None or is_pretraining(request.method):

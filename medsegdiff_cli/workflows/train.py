@@ -86,7 +86,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
                 log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
             if taken is not None:
                 log.info("initial weights: %s", taken)
-            for remark in method.remarks():
+            for remark in (*setup.patch.notes, *method.remarks()):
                 log.info(remark)
             if setup.recipe.training.feature_cache and isinstance(method, Method):
                 method.keep_features(FeatureCache(setup.folder / FEATURES))

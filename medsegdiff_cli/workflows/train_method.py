@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from medsegdiff_cli.artifacts.run import read_run
+from medsegdiff_cli.errors import UsageError
+from medsegdiff_cli.methods.registry import PRETRAINING, is_pretraining
 from medsegdiff_cli.paths import RUN_JSON
 from medsegdiff_cli.training.distributed import join_team
 from medsegdiff_cli.training.outcome import Progress
@@ -45,6 +47,9 @@ def settle_training(request: TrainRequest) -> SettledTraining:
     Raises:
         UsageError, InputDataError: as `set_up_run`.
     """
+    if is_pretraining(request.method):
+        objective = request.method.removeprefix(PRETRAINING)
+        raise UsageError(f"'{request.method}' is a pretraining", where="METHOD", fix=f"msd pretrain {objective}")
     before = pretraining_of(request)
     pretraining = None if before is None else set_up_run(before)
     setup = set_up_run(request, planned_parent=None if pretraining is None else pretraining.recipe)

@@ -82,10 +82,10 @@ def dice(study: Study, arm: Arm, seed: int, workspace: Path) -> float | None:
 
 _TEXT = """\
 The rows on images of 128 x 128 of the section before, repeated with other images set aside: its other 40 labelled
-images are shuffled by a seed and cut in two, so that each of the 60 is set aside once. Everything starts anew on the 40 that
-are left and the 96 unlabelled images: pretraining, draws of six labels, training. The settings were chosen on the first
-split, on images that the two others set aside. Dice of the 20 images set aside, mean of the draws, each draw's mean in
-brackets, and the mean of the three sets.
+images are shuffled by a seed and cut in two, so that each of the 60 is set aside once. Everything starts anew on the 40
+that are left and the 96 unlabelled images: pretraining, draws of six labels, training. The settings were chosen on the
+first split, on images that the two others set aside. Dice of the 20 images set aside: mean of the draws, each draw's
+mean in brackets, and the mean of the three sets.
 
 Regenerate this section with `make pretrainings DATA=FOLDER`.
 

@@ -1,4 +1,4 @@
-"""Regenerate docs/results.md: train, predict and score on real data through the command line.
+"""Regenerate "Labels only" in docs/results.md: train, predict and score on real data through the command line.
 
     python tests/benchmarks/results.py --data FOLDER --workspace FOLDER [--only NAME ...]
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from medsegdiff_cli.artifacts.scores import read_scores
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results.md"
+TITLE = "## Labels only"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def msd(workspace: Path, *words: str) -> None:
 
 
 def write_page(workspace: Path) -> None:
-    """Write docs/results.md from the summaries in the workspace."""
+    """Write the section from the summaries in the workspace."""
     rows = []
     for experiment in EXPERIMENTS:
         fold = folder_of(workspace / "results", experiment.dataset) / experiment.run / "fold_0"
@@ -130,9 +131,7 @@ def write_page(workspace: Path) -> None:
         for scored_on, folder in places:
             if (folder / "summary.json").is_file() and (fold / "run.json").is_file():
                 rows += _rows(experiment, scored_on, folder, json.loads((fold / "run.json").read_text()), command)
-    # What other scripts wrote below stays.
-    _, mark, others = PAGE.read_text(encoding="utf-8").partition("\n## ")
-    PAGE.write_text(_HEADER + "\n".join(rows) + "\n" + _FOOTER + mark + others, encoding="utf-8")
+    replace_section(TITLE, _HEADER + "\n".join(rows) + "\n" + _FOOTER)
 
 
 def _rows(experiment: Experiment, scored_on: str, folder: Path, run_record: dict, command: str) -> list[str]:
@@ -205,14 +204,12 @@ def predictions_of(workspace: Path, experiment: Experiment, observer: str) -> Pa
     return workspace / "predictions" / (experiment.name + (f"-{observer}" if observer else ""))
 
 
-_HEADER = """# Results
-
-Scores of `supervised` on public data, on each image's own grid.
+_HEADER = """Scores of `supervised` on public data, on each image's own grid.
 `n` counts scored cases; ± is the standard deviation over cases, of one training (one seed).
 HD95 is the larger of the two directed 95th percentiles; a missed structure counts with the image's diagonal.
 No validation label chose weights: the last averaged weights predict.
 
-Regenerate this page with `make results DATA=FOLDER`, FOLDER holding the sets as published.
+Regenerate this section with `make results DATA=FOLDER`, FOLDER holding the sets as published.
 
 | data | config | training cases | scored on | class | n | seed | Dice | HD95 | missed | training |
 |---|---|---|---|---|---|---|---|---|---|---|

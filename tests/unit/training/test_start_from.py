@@ -78,7 +78,7 @@ def test_an_unfinished_run_is_refused_whatever_weights_it_has(tmp_path: Path, se
     trained_run(tmp_path, selection)
     done = StageRecord(name="global", status="finished", steps_done=4, steps=4)
     write_run_files(tmp_path, "supervised", stages=(done, StageRecord(name="local", steps=4)))
-    with pytest.raises(UsageError, match=r"not finished \(global finished, local planned\)"):
+    with pytest.raises(UsageError, match=r"not finished \(stage local\)"):
         start_from(toy(), tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_a_method_stands_for_its_first_objective():
     assert firsts == {name: others.get(name, "diffusion") for name in PRETRAINED}
     assert pretraining_run_name("diffusion") == "pretrain-diffusion"
     assert pretraining_run_name("supervised") == "pretrain-supervised", "the objective, not the method"
-    with pytest.raises(UsageError, match="'recycling' starts from no pretraining") as error:
+    with pytest.raises(UsageError, match="'recycling' makes no pretraining of its own") as error:
         pretraining_run_name("recycling")
     assert "tedm" in error.value.fix
     with pytest.raises(UsageError, match="did you mean 'diffusion'"):

@@ -230,8 +230,10 @@ def test_what_draws_no_images_is_refused_and_the_pretraining_named(shop, tmp_pat
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        ([], "where samples go is not clear"),
+        (["-o", "OUT", "--dataset", 5, "--name", "New"], "where samples go is not clear"),
         (["--dataset", 5], "where samples go is not clear"),
+        (["--dataset", 1, "--name", "Other"], "id 1 is taken by Dataset001_Photos"),
+        (["-o", "OUT", "--mask-start", "nan"], "masks cannot start at nan"),
         (["-o", "OUT", "--sampler", "euler"], "euler"),
         (["-o", "OUT", "--steps", 21], "21 sampling steps"),
         (["-o", "OUT", "--fold", 3], "fold"),
@@ -250,6 +252,12 @@ def test_wrong_words_are_refused_before_anything_is_written(shop, tmp_path, word
     assert what in refused.stderr
     assert tree(photos) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_go_into_a_folder_named_after_the_run_unless_told_otherwise(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done("sample", "pretrain-hybrid__2d", "--count", 1, "--steps", 2, *at(shop))
+    assert (tmp_path / "pretrain-hybrid__2d_samples" / "dataset.json").is_file()
 
 
 def test_a_forecast_writes_nothing(shop, tmp_path):
