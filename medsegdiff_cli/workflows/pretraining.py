@@ -252,13 +252,21 @@ def comes_with_weights(key: str, method: str) -> bool:
     """Return whether a `--set` key is a setting that a run to start from brings along, and nothing may change.
 
     Raises:
-        UsageError: it is no setting of the method, or of several sections.
+        UsageError: it is no setting of the method, or of several sections; or one of its pretraining alone.
     """
     inherited = _inherited_by(method)
     if inherited is None:
         return False
-    section, name = locate(key, known_settings(method))
+    known = known_settings(method)
+    if not any(key in model.model_fields for model in known.values()) and _is_of_an_objective(key, method):
+        raise UsageError(f"'{key}' is a setting of the pretraining", where="--set", fix=f"--set pretrain.{key}=VALUE")
+    section, name = locate(key, known)
     return section == "method" and name in inherited.model_fields
+
+
+def _is_of_an_objective(key: str, method: str) -> bool:
+    objectives = find_method(method).objectives
+    return any(key in OBJECTIVES[name].load().Settings.model_fields for name in objectives)
 
 
 def _inherited_by(method: str) -> type[BaseModel] | None:

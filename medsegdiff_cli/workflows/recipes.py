@@ -133,11 +133,7 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
     Raises:
         UsageError: an unknown or ambiguous key, with the nearest known one.
     """
-    known, theirs = known_settings(method), _only_of_pretraining(overrides, method)
-    if theirs:
-        raise UsageError(
-            f"'{theirs[0]}' is a setting of the pretraining", where="--set", fix=f"--set pretrain.{theirs[0]}=VALUE"
-        )
+    known = known_settings(method)
     result = {name: dict(content) for name, content in sections.items()}
     for key, text in overrides.items():
         section, name = locate(key, known)
@@ -148,15 +144,6 @@ def apply_overrides(sections: Sections, overrides: Mapping[str, str], method: st
         if section != "method":
             validate(model, result[section], f"settings of '{section}'")
     return result
-
-
-def _only_of_pretraining(keys: Iterable[str], method: str) -> list[str]:
-    """Return the bare keys that no section of the method has, but one of the pretraining that it starts from does."""
-    if is_pretraining(method) or not find_method(method).objectives:
-        return []
-    own = {field for model in known_settings(method).values() for field in model.model_fields}
-    theirs = known_settings(f"{PRETRAINING}{find_method(method).objectives[0]}")["method"].model_fields
-    return [key for key in keys if key not in own and key in theirs]
 
 
 def without_effect(overrides: Mapping[str, str], sections: Sections, method: str) -> set[str]:

@@ -106,3 +106,9 @@ def test_channels_in_another_order_are_refused_by_name(lab, tmp_path):
     (dataset / "dataset.json").write_text(json.dumps({**info, "channel_names": {"0": f"not {name}"}}))
     outcome = done("predict", lab.run, dataset / "imagesTs", tmp_path / "out", "--dry-run")
     assert f"the channels are called not {name}" in outcome.stderr
+    # The Decathlon's own files call channels modalities, and lack what nnU-Net wants.
+    (dataset / "dataset.json").write_text(json.dumps({"modality": {"0": name}, "labels": {"0": "background"}}))
+    assert "are called" not in done("predict", lab.run, dataset / "imagesTs", tmp_path / "out", "--dry-run").stderr
+    (dataset / "dataset.json").write_text(json.dumps({"licence": "none"}))
+    outcome = done("predict", lab.run, dataset / "imagesTs", tmp_path / "out", "--dry-run")
+    assert "names no channels: they are not compared" in outcome.stderr

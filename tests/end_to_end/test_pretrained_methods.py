@@ -258,8 +258,11 @@ def test_finetuning_elsewhere_keeps_the_network_and_names_the_parent(trained):
         (["train", "tedm", 1, "--set", "pretrain.stepz=8"], "did you mean 'steps'?"),
         (["train", "supervised", 1, "--set", "pretrain.steps=8"], "no section 'pretrain'"),
         (["pretrain", "diffusion", 1, "--set", "pixels=8"], "no setting 'pixels'"),
-        (["pretrain", "recycling", 1], "'recycling' starts from no pretraining"),
-        (["train", "pretrain-difusion", 1], "did you mean 'diffusion'?"),
+        (["pretrain", "recycling", 1], "'recycling' makes no pretraining of its own"),
+        (["train", "pretrain-diffusion", 1], "msd pretrain diffusion"),
+        (["train", "diffusion", 1], "'diffusion' is a pretraining, no method"),
+        (["finetune", "hybrid", 2, "--from", "RUN"], "methods that start from it: tedm, "),
+        (["train", "hybrid", 1, "--set", "mask_weight=1"], "--set pretrain.mask_weight=VALUE"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "model_channels=4"], "settled by the run"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "pretrain.steps=4"], "settled by the run"),
         pytest.param(

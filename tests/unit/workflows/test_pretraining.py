@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from medsegdiff_cli.artifacts.dataset_folder import CaseFiles, open_dataset
 from medsegdiff_cli.artifacts.recipe import AugmentationSettings, PredictionSettings, ResolvedRecipe, TrainingSettings
+from medsegdiff_cli.artifacts.run import RunRecord
 from medsegdiff_cli.artifacts.splits import Fold
 from medsegdiff_cli.errors import InputDataError, UsageError
 from medsegdiff_cli.methods.registry import METHODS, OBJECTIVES, Entry
@@ -25,6 +26,7 @@ from medsegdiff_cli.workflows.pretraining import (
     pretraining_of,
     pretraining_run_name,
     request_pretraining,
+    require_fitting_run,
     same_images,
 )
 from medsegdiff_cli.workflows.recipes import apply_overrides, load_recipe
@@ -303,3 +305,24 @@ def test_what_the_dataset_allows_is_seen_with_a_warning(folder, caplog):
 def test_a_misspelt_method_is_answered_with_the_nearest_that_can_be_pretrained():
     with pytest.raises(UsageError, match="did you mean 'tedm'"):
         pretraining_run_name("tedmm")
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "parent", "message"),
+    [
+        ("ptdr", "2d", "pretrain-diffusion", None),
+        ("vanilla", "2d", "pretrain-global-cl", None),
+        ("hybrid", "2d", "hybrid", None),
+        ("ptdr", "2d", "pretrain-hybrid", "'ptdr' starts from pretrain-diffusion, not from pretrain-hybrid"),
+        ("vanilla", "3d", "pretrain-hybrid", "the run was trained in 2d, this training is in 3d"),
+    ],
+)
+def test_only_a_fitting_run_is_started_from(method, config, parent, message, tmp_path):
+    names = {"dataset": "D", "dataset_path": "D", "plan_digest": "", "recipe_digest": ""}
+    cases = {"train_cases": ("a",), "val_cases": ()}
+    record = RunRecord(msd_version="0", method=parent, config="2d", fold="0", seed=0, **cases, **names)
+    if message is None:
+        require_fitting_run(method, config, record, tmp_path)
+    else:
+        with pytest.raises(UsageError, match=message):
+            require_fitting_run(method, config, record, tmp_path)
