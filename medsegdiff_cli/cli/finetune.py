@@ -30,6 +30,7 @@ from medsegdiff_cli.cli.train import (
     FoldOption,
     MaxTimeOption,
     MethodArgument,
+    MinCoverageOption,
     NameOption,
     PlansOption,
     RecipeOption,
@@ -62,9 +63,7 @@ def finetune(
     overrides: SetOption = None,
     step: StepOption = None,
     selection: SelectionOption = None,
-    min_coverage: Annotated[
-        float, typer.Option("--min-coverage", min=0, max=1, help="Least share of the network that RUN must fill.")
-    ] = 0.5,
+    min_coverage: MinCoverageOption = 0.5,
     seed: SeedOption = 0,
     runs: RunsOption = None,
     name: NameOption = None,

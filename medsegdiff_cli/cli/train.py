@@ -58,6 +58,9 @@ RunsOption = Annotated[
     int | None,
     typer.Option("--runs", min=1, help="Train so many, with seeds S, S+1, ..., and average their validation scores."),
 ]
+MinCoverageOption = Annotated[
+    float, typer.Option("--min-coverage", min=0, max=1, help="Least share of the network that RUN must fill.")
+]
 MaxTimeOption = Annotated[str | None, typer.Option("--max-time", help="Save and exit 7 after so long, e.g. 6h.")]
 
 
@@ -80,6 +83,7 @@ def train(
     parent: Annotated[
         str | None, typer.Option("--from", metavar="RUN", help="Start from this run, as `msd finetune` does.")
     ] = None,
+    min_coverage: MinCoverageOption = 0.5,
     seed: SeedOption = 0,
     runs: RunsOption = None,
     name: NameOption = None,
@@ -122,7 +126,7 @@ def train(
     }
     with starting_point(parent, workspace, fold) as folder:
         train_fold(
-            {**settings, "parent": folder},
+            {**settings, "parent": folder, "min_coverage": min_coverage},
             fold=fold,
             runs=runs,
             device=device,
@@ -169,7 +173,7 @@ def train_fold(
     from medsegdiff_cli.workflows.devices import choose_device, choose_workers
     from medsegdiff_cli.workflows.repeated_runs import settle_runs, train_repeatedly
     from medsegdiff_cli.workflows.run_request import TrainRequest
-    from medsegdiff_cli.workflows.train_method import settle_training, train_method
+    from medsegdiff_cli.workflows.train_method import train_method
 
     chosen = choose_device(device)
     request = TrainRequest(
@@ -182,8 +186,9 @@ def train_fold(
     if dry_run:
         from medsegdiff_cli.workflows.forecast import forecast_runs
 
-        forecast = forecast_runs(settle_runs(request, runs or 1))
-        print_forecast(forecast, json_output, run=str(settle_training(request).setup.folder))
+        setups = settle_runs(request, runs or 1)
+        first = next(setup for setup in setups if not setup.is_pretraining)
+        print_forecast(forecast_runs(setups), json_output, run=str(first.folder))
         return
     if runs is not None:
         print_repeated(train_repeatedly(request, runs, step_bars(quiet, json_output)), json_output, quiet)

@@ -29,6 +29,7 @@ from medsegdiff_cli.workflows.predict import PreparedPrediction, label_maps_of, 
 from medsegdiff_cli.workflows.run_setup import RunSetup
 from medsegdiff_cli.workflows.sampling import visited_timesteps
 from medsegdiff_cli.workflows.step_timing import Timing, time_prediction_call, time_training_step
+from medsegdiff_cli.workflows.train import give_initial_weights
 
 _WEIGHT_BYTES = 4
 # A step checkpoint holds weights, their average and two moments of the optimiser; two of them are kept, and beside
@@ -50,6 +51,7 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
     """Return what a training will take, in words; a few steps of the real network are timed, nothing is written."""
     recipe, record, device = setup.recipe, setup.record, setup.request.device
     method = setup.new_trainable()
+    give_initial_weights(setup, method)  # what does not fit is refused now, as it would be later
     n_parameters = sum(parameter.numel() for parameter in method.parameters())
     steps = {stage.name: stage.steps for stage in record.stages}
     forwards = sum(steps[stage.name] * stage.views for stage in method.stages)

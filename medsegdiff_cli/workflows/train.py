@@ -67,10 +67,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
     cores_left = usable_cores() - setup.request.workers
     with torch_threads(cores_left), join_team(setup.request.device) as team, _run_of_its_own(setup, team):
         method = setup.new_trainable()
-        parent = setup.request.starts_from
-        if parent is not None and isinstance(method, Method):
-            start = start_from(method, parent, min_coverage=setup.request.min_coverage)
-        taken = _public_weights_of(setup, method)
+        initial = give_initial_weights(setup, method)
         if team.is_lead:
             require_training_space(setup, store_of(setup).folder, method)
             if team.world_size == 1:  # several share the batch, and may do so on several machines
@@ -82,11 +79,7 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         team.from_lead(0.0)
         handler = logs.add_file(setup.folder / TRAINING_LOG) if team.is_lead else None
         try:
-            if parent is not None and isinstance(method, Method):
-                log.info("initial weights: %.1f %% from %s", 100 * start.transfer.coverage, start.folder)
-            if taken is not None:
-                log.info("initial weights: %s", taken)
-            for remark in (*setup.patch.notes, *method.remarks()):
+            for remark in (*initial, *setup.patch.notes, *method.remarks()):
                 log.info(remark)
             if setup.recipe.training.feature_cache and isinstance(method, Method):
                 method.keep_features(FeatureCache(setup.folder / FEATURES))
@@ -102,6 +95,21 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         finally:
             if handler is not None:
                 logs.remove(handler)
+
+
+def give_initial_weights(setup: RunSetup, method: Trainable) -> list[str]:
+    """Load the weights that training starts from, of another run or a file; return what was taken, in words.
+
+    Raises:
+        UsageError: they do not fit. IntegrityError: they are damaged.
+    """
+    said, parent = [], setup.request.starts_from
+    if parent is not None and isinstance(method, Method):
+        start = start_from(method, parent, min_coverage=setup.request.min_coverage)
+        said.append(f"initial weights: {100 * start.transfer.coverage:.1f} % from {start.folder}")
+    if taken := _public_weights_of(setup, method):
+        said.append(f"initial weights: {taken}")
+    return said
 
 
 def _public_weights_of(setup: RunSetup, method: Trainable) -> str | None:

@@ -262,6 +262,7 @@ def test_finetuning_elsewhere_keeps_the_network_and_names_the_parent(trained):
         (["train", "pretrain-diffusion", 1], "msd pretrain diffusion"),
         (["train", "diffusion", 1], "'diffusion' is a pretraining, no method"),
         (["finetune", "hybrid", 2, "--from", "RUN"], "methods that start from it: tedm, "),
+        (["finetune", "supervised", 2, "--from", "RUN", "--min-coverage", 1, "--dry-run"], "of the network can start"),
         (["train", "hybrid", 1, "--set", "mask_weight=1"], "--set pretrain.mask_weight=VALUE"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "model_channels=4"], "settled by the run"),
         (["finetune", "tedm", 2, "--from", "RUN", "--set", "pretrain.steps=4"], "settled by the run"),
