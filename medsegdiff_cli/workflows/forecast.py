@@ -24,12 +24,12 @@ from medsegdiff_cli.prediction.case_steps import PredictionJob
 from medsegdiff_cli.prediction.model import build_method
 from medsegdiff_cli.preprocessing.store import forecast_store_bytes
 from medsegdiff_cli.workflows.fold_validation import other_samplers
+from medsegdiff_cli.workflows.initial_weights import give_initial_weights
 from medsegdiff_cli.workflows.memory_forecast import CPU_FACTOR
 from medsegdiff_cli.workflows.predict import PreparedPrediction, label_maps_of, least_memory
 from medsegdiff_cli.workflows.run_setup import RunSetup
 from medsegdiff_cli.workflows.sampling import visited_timesteps
 from medsegdiff_cli.workflows.step_timing import Timing, time_prediction_call, time_training_step
-from medsegdiff_cli.workflows.train import give_initial_weights
 
 _WEIGHT_BYTES = 4
 # A step checkpoint holds weights, their average and two moments of the optimiser; two of them are kept, and beside

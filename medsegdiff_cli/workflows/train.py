@@ -19,18 +19,16 @@ from medsegdiff_cli.diffusion.noise import NoiseSource
 from medsegdiff_cli.leftovers import remove_leftovers
 from medsegdiff_cli.locks import locked
 from medsegdiff_cli.methods.base import Method, Objective, Stage, Trainable
-from medsegdiff_cli.methods.public_weights import StartsFromPublicWeights
 from medsegdiff_cli.networks.feature_cache import FeatureCache
-from medsegdiff_cli.paths import CHECKPOINTS, FEATURES, LOCK, SAMPLES_PNG, TRAINING_LOG
+from medsegdiff_cli.paths import FEATURES, LOCK, SAMPLES_PNG, TRAINING_LOG
 from medsegdiff_cli.preprocessing.store import preprocess
 from medsegdiff_cli.reporting.sample_sheet import draw_samples
 from medsegdiff_cli.training.distributed import Team, join_team
 from medsegdiff_cli.training.loop import train_stage
 from medsegdiff_cli.training.outcome import Progress, StageResult
-from medsegdiff_cli.training.start_from import start_from
-from medsegdiff_cli.training.start_from_file import start_from_file
 from medsegdiff_cli.workflows.devices import choose_workers, torch_threads, usable_cores
 from medsegdiff_cli.workflows.fold_validation import quick_validator, validate_fold
+from medsegdiff_cli.workflows.initial_weights import give_initial_weights
 from medsegdiff_cli.workflows.preflight import require_training_memory, require_training_space
 from medsegdiff_cli.workflows.run_folder import open_run_folder
 from medsegdiff_cli.workflows.run_setup import RunSetup
@@ -95,32 +93,6 @@ def train_run(setup: RunSetup, progress: Progress | None = None) -> TrainReport:
         finally:
             if handler is not None:
                 logs.remove(handler)
-
-
-def give_initial_weights(setup: RunSetup, method: Trainable) -> list[str]:
-    """Load the weights that training starts from, of another run or a file; return what was taken, in words.
-
-    Raises:
-        UsageError: they do not fit. IntegrityError: they are damaged.
-    """
-    said, parent = [], setup.request.starts_from
-    if parent is not None and isinstance(method, Method):
-        start = start_from(method, parent, min_coverage=setup.request.min_coverage)
-        said.append(f"initial weights: {100 * start.transfer.coverage:.1f} % from {start.folder}")
-    if taken := _public_weights_of(setup, method):
-        said.append(f"initial weights: {taken}")
-    return said
-
-
-def _public_weights_of(setup: RunSetup, method: Trainable) -> str | None:
-    """Give the method the public weights that a new training starts from; return what was taken, if anything was.
-
-    A training that goes on has its weights in a checkpoint.
-    """
-    is_new = setup.request.overwrite or not any((setup.folder / CHECKPOINTS).glob("*.json"))
-    if setup.weights_file is None or not is_new or not isinstance(method, StartsFromPublicWeights):
-        return None
-    return start_from_file(method, setup.weights_file)
 
 
 @contextmanager
