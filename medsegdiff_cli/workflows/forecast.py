@@ -58,7 +58,7 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
     validation = _validation_windows(setup)
     forecast = {
         "steps": ", ".join(f"{count} ({name})" for name, count in steps.items()),
-        "patch": " ".join((f"{_by(recipe.patch_size_voxels)} voxels, {recipe.batch_size} a step.", *setup.patch.notes)),
+        "patch": f"{_by(recipe.patch_size_voxels)} voxels, {recipe.batch_size} a step{_remarks(setup.patch.notes)}",
         "parameters": f"{n_parameters / 1e6:.2f} million",
         "network forwards": f"{forwards} of {recipe.batch_size} patches to train, "
         f"about {validation} windows to validate",
@@ -76,6 +76,10 @@ def forecast_training(setup: RunSetup) -> dict[str, str]:
         f"about {duration_in_words(total_s)} ({'; '.join(parts)}; reading, augmenting and validating come on top)"
     )
     return forecast
+
+
+def _remarks(notes: Sequence[str]) -> str:
+    return f" ({' '.join(notes)})" if notes else ""
 
 
 def forecast_prediction(prepared: PreparedPrediction) -> dict[str, str]:
