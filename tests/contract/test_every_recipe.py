@@ -1,6 +1,7 @@
 """Every shipped recipe fits the method or pretraining it names, with every preset, in 2D and 3D."""
 
 import re
+from functools import cache
 from importlib import resources
 
 import pytest
@@ -34,15 +35,16 @@ from medsegdiff_cli.workflows.recipes import (
     sections_of,
 )
 
+recipe_of = cache(load_recipe)  # a recipe is frozen, and reading YAML takes longer than any test here
 RECIPES = recipe_names()
 TRAINABLES = (*METHODS, *(f"{PRETRAINING}{name}" for name in OBJECTIVES))
-PRESETS = [(name, preset) for name in RECIPES for preset in load_recipe(name).presets]
+PRESETS = [(name, preset) for name in RECIPES for preset in recipe_of(name).presets]
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 every_preset = pytest.mark.parametrize(("name", "preset"), PRESETS)
 
 
 def sections(name: str, preset: str) -> dict[str, dict[str, object]]:
-    recipe = load_recipe(name)
+    recipe = recipe_of(name)
     return sections_of(recipe.method, recipe, preset)
 
 
@@ -54,13 +56,13 @@ def settings_of(model: type[BaseModel], content: dict[str, object]) -> BaseModel
 def test_all_settings_of_a_preset_are_known(name, preset):
     chosen = sections(name, preset)
     assert tuple(chosen) == SECTIONS
-    for section, model in known_settings(load_recipe(name).method).items():
+    for section, model in known_settings(recipe_of(name).method).items():
         assert set(settings_of(model, chosen[section]).model_fields_set) >= set(chosen[section])
 
 
 @every_preset
 def test_only_a_recipes_own_keys_change_what_makes_a_name_out_of_its_class(name, preset):
-    recipe = load_recipe(name)
+    recipe = recipe_of(name)
     with resources.as_file(resources.files("medsegdiff_cli.plans") / f"{name}.yaml") as path:
         own = read_recipe(path).presets[preset].method
     makes = find_trainable(recipe.method).preset
@@ -72,7 +74,7 @@ def test_only_a_recipes_own_keys_change_what_makes_a_name_out_of_its_class(name,
 @every_preset
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_the_method_can_be_built_from_a_preset(name, preset, n_dims):
-    method = load_recipe(name).method
+    method = recipe_of(name).method
     if n_dims not in find_trainable(method).n_dims:
         pytest.skip(f"{method} has no {n_dims}D networks")
     recipe = resolved(name, preset, (32,) * n_dims)
@@ -84,7 +86,7 @@ def test_the_method_can_be_built_from_a_preset(name, preset, n_dims):
 
 def resolved(name: str, preset: str, patch_size: tuple[int, ...]) -> ResolvedRecipe:
     """Return the recipe of a run as it would be written into its folder."""
-    recipe, chosen = load_recipe(name), sections(name, preset)
+    recipe, chosen = recipe_of(name), sections(name, preset)
     model = find_trainable(recipe.method).load().Settings
     return ResolvedRecipe(
         method=recipe.method,
@@ -110,7 +112,7 @@ def test_a_runs_recipe_is_read_back_as_it_was_written(name, preset, tmp_path):
 
 @every_recipe
 def test_a_recipe_is_named_after_a_method_of_the_registry_and_says_what_it_is(name):
-    recipe = load_recipe(name)
+    recipe = recipe_of(name)
     assert recipe.method in TRAINABLES
     assert name == recipe.method or name.startswith(f"{recipe.method}__")
     assert recipe.title
@@ -126,7 +128,7 @@ def test_the_header_of_a_recipe_names_an_expected_score(name):
     assert header
     assert all(line.startswith("#") for line in header)
     assert any(line.startswith("# Expected") for line in header)
-    expected = load_recipe(name).expected
+    expected = recipe_of(name).expected
     assert expected
     assert any(re.search(r"\d\.\d", sentence) for sentence in expected), "a score is a number"
 
@@ -138,11 +140,11 @@ def test_every_method_and_objective_has_a_recipe(method):
 
 @every_preset
 def test_a_preset_names_a_pretraining_that_fits(name, preset):
-    method = load_recipe(name).method
+    method = recipe_of(name).method
     choice = pretraining_choice(method, name, preset)
     if is_pretraining(method) or not METHODS[method].objectives:
         assert choice is None
-        assert load_recipe(name).preset(preset).pretraining == PretrainingChoice()
+        assert recipe_of(name).preset(preset).pretraining == PretrainingChoice()
         return
     chosen = choice.sections()
     inherited = METHODS[method].load().inherited
@@ -176,14 +178,14 @@ def test_the_hybrid_papers_network_has_its_number_of_parameters(name, preset, n_
 
 @every_recipe
 def test_only_one_recipe_of_a_pretraining_and_its_method_plans(name):
-    recipe = load_recipe(name)
+    recipe = recipe_of(name)
     if not is_pretraining(recipe.method) and METHODS[recipe.method].objectives:
         assert not any(preset.plan for preset in recipe.presets.values()), "its pretraining brings the plan"
 
 
 @every_recipe
 def test_overrides_reach_the_right_section_and_wrong_ones_are_usage_errors(name):
-    method = load_recipe(name).method
+    method = recipe_of(name).method
     chosen = sections(name, "recommended")
     changed = apply_overrides(chosen, {"training.steps": "7", "foreground_share": "0.5"}, method)
     assert (changed["training"]["steps"], changed["training"]["foreground_share"]) == (7, 0.5)
@@ -237,7 +239,7 @@ presets:
 def test_a_preset_puts_its_own_settings_on_top_of_the_one_it_is_like(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(OWN.split("  lost")[0])
-    recipe, base = load_recipe(str(own)), load_recipe("tedm").preset("paper")
+    recipe, base = load_recipe(str(own)), recipe_of("tedm").preset("paper")
     assert recipe.preset("recommended") == base
     short = recipe.preset("short")
     assert short.training == {**base.training, "steps": 5}

@@ -14,6 +14,9 @@ from medsegdiff_cli.workflows.predict import PredictRequest, prepare_prediction
 from medsegdiff_cli.workflows.run_request import TrainRequest
 from medsegdiff_cli.workflows.run_setup import set_up_run
 
+# One worker makes the volumes for all of them.
+pytestmark = pytest.mark.xdist_group("tiny-volumes")
+
 
 def files_below(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -10,6 +10,9 @@ from medsegdiff_cli.workflows.preparation import differences
 from medsegdiff_cli.workflows.run_request import TrainRequest
 from medsegdiff_cli.workflows.run_setup import set_up_run
 
+# One worker makes the volumes for all of them.
+pytestmark = pytest.mark.xdist_group("tiny-volumes")
+
 HERE = TransformSettings(
     transpose=(0, 1),
     crop="nonzero",

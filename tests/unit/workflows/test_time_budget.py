@@ -3,10 +3,15 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
+
 from medsegdiff_cli.training.outcome import StageResult
 from medsegdiff_cli.workflows import train
 from medsegdiff_cli.workflows.run_request import TrainRequest
 from medsegdiff_cli.workflows.run_setup import set_up_run
+
+# One worker makes the volumes for all of them.
+pytestmark = pytest.mark.xdist_group("tiny-volumes")
 
 
 def test_all_stages_share_one_time_budget(tiny_volumes, monkeypatch, tmp_path):
