@@ -41,12 +41,11 @@ def warn_of_other_preparation(parent: Path | None, plan: Plan, config: str) -> N
     changed = differences(there, here)
     if changed:
         log.warning(
-            "images are prepared otherwise than those of %s: %s; for the same preparation: msd plan %s --like %s "
+            "images are prepared otherwise than those of %s: %s; for the same preparation: msd plan %s --like RUN "
             "--plans-name NAME, then --plans-name NAME",
             parent.parent.name,
             "; ".join(changed),
             plan.dataset,
-            parent.parent,
         )
 
 
